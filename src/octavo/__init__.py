@@ -1,0 +1,1 @@
+"""octavo: an inference server whose tokens depend on nothing but the request."""
