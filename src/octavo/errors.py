@@ -63,7 +63,7 @@ class OctavoError(Exception):
             self.exit_code = exit_code
 
     def to_openai(self) -> dict[str, dict[str, str | int | None]]:
-        """The OpenAI error body: `{"error": {"message", "type", "param", "code"}}`; code is the status if none is set."""
+        """The OpenAI body: `{"error": {"message", "type", "param", "code"}}`; code is the status where none is set."""
         code = self.status if self.code is None else self.code
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": code}}
 
@@ -81,7 +81,9 @@ class ContextLengthExceeded(InvalidRequest):
 
     code = "context_length_exceeded"
 
-    def __init__(self, limit: int, prompt_tokens: int, output_tokens: int = 0, *, param: str | None = "messages") -> None:
+    def __init__(
+        self, limit: int, prompt_tokens: int, output_tokens: int = 0, *, param: str | None = "messages"
+    ) -> None:
         self.limit = limit
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
