@@ -1,0 +1,133 @@
+// What a kernel sees. Included by every kernel of every ISA variant and by the tape; knows nothing of Python.
+//
+// A kernel is one node of a Program. It is called on every thread of the team at the same time, does its share, and
+// returns; the tape puts a barrier after it. Between its parts a kernel may call run.barrier itself.
+// Arguments are int64: immediates, addresses (already resolved and checked against their buffers at load) or indices into
+// run.dims. Floats travel as the bits of a float in the low 32 bits (see float_arg). Sub-operations (prologues, epilogues)
+// are inlined as {function address, number of arguments, arguments...}.
+//
+// Variant objects may include only <cstdint>, <cstddef> and intrinsics (no weak symbols, no libc calls, no std::).
+#pragma once
+#include "layout.h"
+
+namespace octavo {
+
+using i64 = int64_t;
+
+static inline float float_arg(i64 bits) {
+  union {
+    uint32_t u;
+    float f;
+  } x;
+  x.u = static_cast<uint32_t>(bits);
+  return x.f;
+}
+
+// A state group of kind `paged`. Page p starts at pool + p * page_bytes and holds 16 tokens of every layer of the group:
+// [layer][kv head]{K, V}. With 16 = kPage tokens:
+//   bf16 (layout id kv.bf16.t16.1):  K [head_dim/2][16 tokens][2], V [8 token pairs][head_dim][2]   (bf16)
+//   f32  (layout id kv.f32.t16.1):   K [head_dim][16 tokens],      V [16 tokens][head_dim]         (float)
+struct KvGroup {
+  uint8_t* pool;
+  i64 pages, page_bytes, layer_bytes, head_bytes;  // head_bytes: K and V of one head of one layer
+  int32_t layers, kv_heads, head_dim, dtype;       // dtype 0: bf16, 1: float32
+  int32_t window, index;                           // 0: full; index of the group in slot.page and step.row_lo
+};
+constexpr int kPage = 16;    // tokens of a page: unit of layout and hashing
+constexpr int kTile = 32;    // keys of an attention tile, aligned to position 0
+constexpr int kSplit = 256;  // keys of a split; splits start from nothing and merge ascending
+
+struct Run {
+  int thread, threads;
+  void* team;
+  void (*barrier)(void* team, int thread);
+  uint8_t* scratch;  // this thread's own, 64-byte aligned
+  i64 scratch_bytes;
+  const i64* dims;  // dimensions evaluated for this step; an argument of kind DIM is an index into it
+  const Step* step;
+  const Slots* slots;
+  const KvGroup* groups;
+  i64* counter;    // one shared word, 0 when the node starts: next item, for dynamic shares (use __atomic_fetch_add)
+  uint8_t* arena;  // base of the arena
+  i64 iteration;   // index of the run-ahead loop
+};
+
+using Kernel = void (*)(const i64* args, const Run& run);
+
+// Activations quantized per row and group of 32 (op `quantize`). One row of K values takes act_row_bytes(K) bytes:
+//   int8 x[K] | float scale[K/32] | float scaled_sum[K/32] (= scale * sum of x) | int32 sum16[K/16] (sums of 16 x each)
+// scale = max|v| / 127, x = round-to-nearest-even(v * (127 / max|v|)), all zero when max|v| is 0.
+// K is a multiple of 32. Rows of float activations (weights in floats) take K * 4 bytes.
+constexpr i64 kActGroup = 32;
+static constexpr i64 act_row_bytes(i64 K) { return (K + K / 32 * 8 + K / 16 * 4 + 63) / 64 * 64; }
+static inline const float* act_scale(const uint8_t* row, i64 K) { return reinterpret_cast<const float*>(row + K); }
+static inline const float* act_scaled_sum(const uint8_t* row, i64 K) { return reinterpret_cast<const float*>(row + K) + K / 32; }
+static inline const int32_t* act_sum16(const uint8_t* row, i64 K) { return reinterpret_cast<const int32_t*>(row + K) + K / 16; }
+
+// A weight format (name table entry "format.<layout id>"): panels of 32 columns, see quantization/format.py.
+struct Format {
+  i64 (*panel_bytes)(i64 K);
+  int32_t quantized_acts;  // 1: rows are quantized activations (act_row_bytes apart), 0: float rows (K * 4 bytes apart)
+  // out[r * ld + c] for r in [0, rows), c in [0, 32 * panels): columns of `panels` adjacent panels starting at w.
+  // Bits of a row do not depend on rows or panels. scratch: the thread's, at least scratch_bytes(K).
+  void (*linear)(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld, uint8_t* scratch);
+  i64 (*scratch_bytes)(i64 K);
+  // out[k] = float value of weight (column, k), for the embedding: column in [0, 32) of the panel at w.
+  void (*column)(const uint8_t* w, i64 K, int column, float* out);
+};
+
+// A row op in a prologue: changes one row of K floats in place. `row` is the row of this Program's own rows.
+using RowFn = void (*)(const i64* args, const Run& run, i64 row, float* x, i64 K);
+
+// A row op in an epilogue works on a tile: all rows of a phase x one unit of adjacent output columns.
+struct Tile {
+  float* data;  // [rows][ld], the tile's columns first
+  i64 ld, rows;
+  i64 row0;  // first row
+  i64 cols;  // columns now (silu_mul halves it)
+  i64 col0;  // first column of the tile in the output of its column group
+};
+using TileFn = void (*)(const i64* args, const Run& run, Tile& tile);
+
+// What one variant exports.
+struct Entry {
+  const char* name;
+  const void* address;
+};
+struct Variant {
+  const char* name;  // portable, avx2, avx512, avx512bf16
+  const Entry* entries;
+  i64 count;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Arguments of the nodes. [dim]: index into run.dims. ptr: address. f: float bits.
+//
+// "embedding"  0 rows[dim] 1 K 2 weight ptr 3 Format ptr 4 out ptr f32 [rows][K] 5 scale f
+//              row r: id = slots.ids[row_slot[r]][row_pos[r]]; column id of the weight.
+// "linear"     0 rows[dim] 1 K 2 src ptr f32 (input of the prologue, rows apart by arg 3 floats; 0 when acts are ready)
+//              3 src_ld 4 acts ptr (shared activations: where the prologue puts them or where they are) 5 acts kind
+//              (1 quantized, 0 float) 6 share_rows (prologue is done once by rows, with an inner barrier, when
+//              rows > share_rows; else every thread does all rows in its scratch; same bits)
+//              7 gather ptr int32 [rows] or 0: source row of each row (relative to header.logit_first), for the head
+//              8 number of prologue ops, then each {RowFn, n, args...}
+//              then number of column groups, each: unit (columns of a work unit per weight), units, number of weights
+//              (2: gate and up, tile = unit columns of the first, then unit columns of the second), each weight {ptr,
+//              Format ptr}, number of epilogue ops, each {TileFn, n, args...}.
+//              Work units of all groups are numbered in order and divided evenly among the threads, contiguously.
+// "attention"  0 rows[dim] 1 q ptr f32 [rows][heads * head_dim] 2 q_ld 3 group 4 layer in group 5 heads 6 scale f
+//              7 soft cap f (0: none) 8 sinks ptr f32 [heads] or 0 9 workspace ptr (partials) 10 workspace bytes
+//              11 number of epilogue ops, then each {TileFn, n, args...}; tile = one row block x the heads of one kv head,
+//              col0 = first column of those heads in [heads * head_dim]
+// "sample"     0 logits ptr f32 [chunk rows][ld] 1 ld 2 vocabulary 3 workspace ptr 4 workspace bytes 5 rows[dim] of the chunk
+//              result row of chunk row i: header.result_first + header.logit_first + i
+// RowFn  "row.rms_norm"   0 weight ptr f32 [K] 1 eps f
+// TileFn "tile.bias"      0 ptr f32 [N]
+//        "tile.rope"      0 cos ptr f32 [positions][rotary/2] 1 sin ptr 2 head_dim 3 rotary   (halves: x[i], x[i + rotary/2])
+//        "tile.kv_write"  0 group 1 layer 2 which (0: K, 1: V); tile columns are whole heads
+//        "tile.store"     0 ptr f32 1 ld        "tile.add"  0 residual ptr f32 1 ld 2 out ptr f32 3 ld (may be the same)
+//        "tile.silu_mul"  tile [gate | up] -> gate * sigmoid(gate) * up, cols halves
+//        "tile.quantize"  0 acts ptr 1 K of the consumer (rows act_row_bytes(K) apart); cols and col0 multiples of 32
+// ---------------------------------------------------------------------------------------------------------------------
+
+}  // namespace octavo

@@ -1,0 +1,247 @@
+"""Every option once, and where its value comes from: flag, OCTAVO_ARG_*, YAML file, default.
+
+Flags, help, YAML and docs are made from these fields. The only reader of os.environ. A value of None is an "auto" that
+start-up decides once. It knows no model and no machine, and it does nothing when imported.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from octavo.errors import ConfigError
+from octavo.option import (
+    Option,
+    check,
+    choice,
+    count,
+    json_object,
+    milliseconds,
+    number,
+    option,
+    options_of,
+    read_bool,
+    seconds,
+    size,
+    switch,
+    text,
+    texts,
+)
+
+MODEL, MEMORY, BATCH, MACHINE = "Model", "Memory", "Batching", "Machine"
+SERVER, TEXT, SAMPLING, LOGS = "Server", "Text", "Sampling defaults", "Logs"
+DEFAULT_MODEL = "smollm2:135m"
+LOCALHOST = ("http://localhost:*", "http://127.0.0.1:*", "https://localhost:*", "https://127.0.0.1:*")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What the engine is given: the model, its memory, its batches. Crosses the private socket as it is."""
+
+    model: str = option(
+        DEFAULT_MODEL, text("MODEL"), "folder, .gguf file, hub id (org/name:Q4_K_M) or catalogue name", MODEL,
+        aliases=("-m", "--model-path", "-hf", "--hf-repo"),
+    )  # fmt: skip
+    revision: str | None = option(None, text("REV", auto=True), "branch, tag or commit on the hub", MODEL, rare=True)
+    download_dir: str | None = option(
+        None, text("DIR", auto=True), "folder of hub downloads (default: the hub's cache)", MODEL, rare=True
+    )
+    offline: bool = option(
+        False, switch(), "never use the network", MODEL, env=("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+    )
+    dtype: str = option(
+        "auto", choice("auto", "float16", "bfloat16", "float32", half="float16", float="float32"),
+        "type of unquantized weights; auto keeps the file's", MODEL, rare=True,
+    )  # fmt: skip
+    max_model_len: int | None = option(
+        None, count(16, auto=True, unit="tokens"), "context length; auto: the model's, reduced to what fits", MEMORY,
+        aliases=("--ctx-size", "-c", "--context-length"),
+    )  # fmt: skip
+    gpu_memory_utilization: float | None = option(
+        None, number(0.05, 1.0, auto=True), "share of the available memory for everything; auto: 0.85 on a CPU", MEMORY,
+        aliases=("--device-memory-utilization", "--mem-fraction-static"),
+    )  # fmt: skip
+    kv_cache_memory: int | None = option(
+        None, size(1 << 20, auto=True), "memory of the KV cache; auto: from the plan", MEMORY,
+        aliases=("--kv-cache-memory-bytes",),
+    )  # fmt: skip
+    kv_cache_dtype: str = option(
+        "auto", choice("auto", "bf16", "float32", bfloat16="bf16", fp32="float32", f32="float32"),
+        "type of the KV cache; auto: bf16", MEMORY, aliases=("-ctk", "--cache-type-k"),
+    )  # fmt: skip
+    block_size: int = option(
+        16, count(16, 64, unit="tokens: 16, 32 or 64"), "tokens of one KV block", MEMORY,
+        aliases=("--page-size",), rare=True,
+    )  # fmt: skip
+    enable_prefix_caching: bool = option(
+        True, switch(), "reuse the KV of equal beginnings", MEMORY,
+        negations=("--disable-radix-cache", "--no-cache-prompt"),
+    )  # fmt: skip
+    max_num_seqs: int = option(
+        64, count(1, 4096), "requests computed at once; never divides the context", BATCH,
+        aliases=("--max-running-requests", "-np", "--parallel"),
+    )  # fmt: skip
+    max_num_batched_tokens: int = option(
+        512, count(32, 65536, unit="tokens"), "upper bound of tokens in a step", BATCH,
+        aliases=("--chunked-prefill-size", "-b", "--batch-size"),
+    )  # fmt: skip
+    max_num_queued_reqs: int = option(
+        1024, count(0), "requests that may wait; beyond: 429 with Retry-After", BATCH,
+        aliases=("--max-queued-requests",),
+    )  # fmt: skip
+    step_time: float = option(100.0, milliseconds(1.0, 60_000.0), "time budget of a step, in milliseconds", BATCH)
+    threads: int | None = option(
+        None, count(1, 1024, auto=True), "threads; auto: physical cores within the affinity mask and quota", MACHINE,
+        aliases=("-t",),
+    )  # fmt: skip
+    thread_limit: int | None = option(
+        None, count(1, auto=True), "upper bound of threads when --threads is auto", MACHINE,
+        env=("OMP_NUM_THREADS",), rare=True,
+    )  # fmt: skip
+    isa: str = option(
+        "auto", choice("auto", "avx512bf16", "avx512", "avx2", "portable"), "instruction set of the kernels", MACHINE,
+        env=("OCTAVO_ISA",), rare=True,
+    )  # fmt: skip
+    cache_dir: str = option(
+        "~/.cache/octavo", text("DIR"), "models, tokenizers and packed weights", MACHINE,
+        env=("OCTAVO_CACHE",), rare=True,
+    )  # fmt: skip
+    state_dir: str = option(
+        "~/.local/state/octavo", text("DIR"), "the secret of this installation", MACHINE,
+        env=("OCTAVO_STATE",), rare=True,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.block_size not in (16, 32, 64):
+            raise ConfigError(f"--block-size: expected 16, 32 or 64, got {self.block_size}.", flag="--block-size")
+
+    @property
+    def cache_path(self) -> Path:
+        """The cache folder with ~ expanded."""
+        return Path(self.cache_dir).expanduser()
+
+    @property
+    def state_path(self) -> Path:
+        """The state folder with ~ expanded."""
+        return Path(self.state_dir).expanduser()
+
+
+@dataclass(frozen=True, slots=True)
+class TextConfig:
+    """What turns conversations into prompts and fills what a request leaves out."""
+
+    chat_template: str | None = option(
+        None, text("FILE|TEXT", auto=True), "chat template, as a file or as text; auto: the model's", TEXT,
+        aliases=("--chat-template-file",),
+    )  # fmt: skip
+    default_chat_template: bool = option(True, switch(), "a plain template for a model without one", TEXT, rare=True)
+    generation_config: str = option(
+        "auto", text("auto|none|DIR"), "the model's sampling defaults: use, ignore, or from a folder", SAMPLING, rare=True
+    )
+    override_generation_config: dict[str, Any] | None = option(
+        None, json_object(), "sampling defaults over the model's own", SAMPLING, rare=True
+    )
+    temperature: float | None = option(
+        None, number(0.0, auto=True), "default temperature", SAMPLING, aliases=("--temp",)
+    )
+    top_p: float | None = option(None, number(0.0, 1.0, auto=True), "default top_p", SAMPLING)
+    top_k: int | None = option(None, count(0, auto=True), "default top_k", SAMPLING)
+    min_p: float | None = option(None, number(0.0, 1.0, auto=True), "default min_p", SAMPLING)
+    seed: int | None = option(None, count(0, 2**63 - 1), "default seed", SAMPLING)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """How events are written. Both processes get it."""
+
+    log_level: str = option(
+        "info", choice("debug", "info", "warning", "error", warn="warning", critical="error"),
+        "least severe line that is written", LOGS, env=("OCTAVO_LOG_LEVEL",),
+    )  # fmt: skip
+    log_json: bool = option(False, switch(), "one JSON object a line", LOGS, aliases=("--log-jsonl",), rare=True)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """What the HTTP front is given."""
+
+    host: str = option("127.0.0.1", text("ADDRESS"), "address, or a path that ends in .sock", SERVER)
+    port: int = option(8000, count(0, 65535), "port; 0: any free one", SERVER, aliases=("-p",))
+    uds: str | None = option(None, text("PATH", auto=True), "unix socket instead of an address", SERVER, rare=True)
+    served_model_name: tuple[str, ...] = option(
+        (), texts("NAME"), "names that requests use; the first is echoed", SERVER, aliases=("--alias", "-a")
+    )
+    any_model_name: bool = option(False, switch(), "answer to every model name", SERVER, rare=True)
+    api_key: tuple[str, ...] = option(
+        (), texts("KEY", secret=True), "key that clients must send", SERVER, env=("OCTAVO_API_KEY",)
+    )
+    api_key_file: str | None = option(None, text("FILE", auto=True), "keys, one a line; read again on SIGHUP", SERVER)
+    allowed_origins: tuple[str, ...] = option(
+        LOCALHOST, texts("ORIGIN"), "CORS origins (:* any port, * any origin)", SERVER,
+        aliases=("--cors-origins",), rare=True,
+    )  # fmt: skip
+    public_metrics: bool = option(False, switch(), "/metrics without a key", SERVER, rare=True)
+    sse_ping_interval: float = option(
+        15.0, seconds(), "silence after which a stream gets a comment; 0: never", SERVER,
+        aliases=("--sse-keep-alive-interval",), rare=True,
+    )  # fmt: skip
+    shutdown_timeout: float = option(30.0, seconds(), "time to finish requests after SIGTERM", SERVER)
+    disable_log_stats: bool = option(False, switch(), "no line of statistics every 10 s", LOGS, rare=True)
+    enable_log_requests: bool = option(False, switch(), "a line for each request, without its text", LOGS, rare=True)
+    disable_access_log: bool = option(
+        False, switch(), "no line for each HTTP call", LOGS, aliases=("--disable-uvicorn-access-log",), rare=True
+    )
+    config: str | None = option(None, text("FILE", auto=True), "YAML file of these options", SERVER)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+NOUNS: tuple[type, ...] = (EngineConfig, TextConfig, ServerConfig, LogConfig)
+
+# Other servers' flags that need no counterpart: name -> (takes a value, why it has no effect).
+IGNORED: dict[str, tuple[bool, str]] = {
+    "--enable-auto-tool-choice": (False, "always on"),
+    "--enable-chunked-prefill": (False, "always on"),
+    "--async-scheduling": (False, "decided by the engine"),
+    "--trust-remote-code": (False, "no code of a model repository is ever run"),
+    "--jinja": (False, "always on"),
+    "--cont-batching": (False, "always on"),
+    "-cb": (False, "always on"),
+    "--flash-attn": (False, "always on"),
+    "-fa": (False, "always on"),
+    "--metrics": (False, "always on"),
+    "--enable-metrics": (False, "always on"),
+    "--swap-space": (True, "preemption recomputes"),
+    "--disable-log-requests": (False, "requests are not logged unless asked"),
+    "--enforce-eager": (False, "there are no CUDA graphs"),
+    "--disable-cuda-graph": (False, "there are no CUDA graphs"),
+    "-ngl": (True, "this is a CPU"),
+    "--n-gpu-layers": (True, "this is a CPU"),
+    "--gpu-layers": (True, "this is a CPU"),
+}
+
+# Variables of other servers: not read; each is told once with the option that does it.
+FOREIGN: dict[str, str] = {
+    "VLLM_API_KEY": "--api-key or OCTAVO_API_KEY",
+    "VLLM_CPU_KVCACHE_SPACE": "--kv-cache-memory",
+    "VLLM_CPU_OMP_THREADS_BIND": "--threads",
+    "VLLM_LOGGING_LEVEL": "--log-level or OCTAVO_LOG_LEVEL",
+    "LLAMA_API_KEY": "--api-key or OCTAVO_API_KEY",
+    "OLLAMA_HOST": "--host and --port",
+    "OLLAMA_CONTEXT_LENGTH": "--max-model-len",
+    "OLLAMA_NUM_PARALLEL": "--max-num-seqs",
+    "OLLAMA_KV_CACHE_TYPE": "--kv-cache-dtype",
+}
