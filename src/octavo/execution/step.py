@@ -1,0 +1,129 @@
+"""Step and StepResult: what the engine asks of the execution, and what comes back.
+
+A Step is complete as a difference: slots that open (with everything native code must know of the sequence), slots that
+close, pages that are appended, and the rows to run. The runner applies it to the slot table; nothing is rebuilt per
+step. Blocks of `--block-size` tokens are the engine's; here everything is in pages of 16 tokens.
+
+It knows ids and pages; it does not know text, requests or who waits for the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from octavo.sampling_params import SamplingParams
+from octavo.stats import StepStats
+
+PAGE_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class SlotOpen:
+    """A sequence enters the slot table: `ids` are its prompt ids, then the ids it has emitted before (resume)."""
+
+    slot: int
+    ids: tuple[int, ...]
+    prompt_len: int
+    params: SamplingParams
+    seed: int  # 64 bits, the key of the sampler
+    choice: int  # index of the choice (n > 1), part of the sampler's counter
+    length_limit: int  # the sequence ends when it has this many ids
+    stop_ids: tuple[int, ...]  # eos ids (unless ignore_eos) and stop_token_ids
+
+
+@dataclass(frozen=True)
+class PagesAppended:
+    """`pages` become the pages of positions 16 * first, 16 * (first + 1), ... of a slot in a paged group."""
+
+    slot: int
+    group: int
+    first: int
+    pages: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RowRun:
+    """Positions [start, start + count) of a slot are computed in this step; their rows are adjacent.
+
+    sample: the last row's logits give the next token (the run reaches the last known id).
+    prompt_logprobs_from: position p >= 1 whose id is the first to get a prompt logprob in this run (its logits come from
+    row p - 1), or None. Logprobs are given for positions p .. start + count (those that are prompt ids).
+    """
+
+    slot: int
+    start: int
+    count: int
+    sample: bool
+    prompt_logprobs_from: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of the executor. With loop > 1 every run is a single sampled decode row."""
+
+    number: int
+    runs: tuple[RowRun, ...] = ()
+    opens: tuple[SlotOpen, ...] = ()
+    closes: tuple[int, ...] = ()
+    pages: tuple[PagesAppended, ...] = ()
+    zero_pages: tuple[int, ...] = ()  # pages that changed owner
+    copy_pages: tuple[tuple[int, int], ...] = ()  # (from, to), after zeroing, before the rows run
+    loop: int = 1
+    epoch: int = 0
+
+    @property
+    def rows(self) -> int:
+        return sum(run.count for run in self.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Raw log-probability and rank of one id, and the most likely ids at its position (descending)."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(slots=True)
+class RunResult:
+    """What one RowRun gave: up to `loop` sampled ids, in order."""
+
+    slot: int
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] | None = None  # one per token id, when the request asked for them
+    prompt_logprobs: list[TokenLogprobs] | None = None  # for the positions that RowRun.prompt_logprobs_from names
+    nonfinite: bool = False  # the row had a NaN or infinite logit: the request must end with an error
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Results in the order of Step.runs. aborted: the step was stopped inside and committed nothing."""
+
+    number: int
+    runs: tuple[RunResult, ...]
+    stats: StepStats
+    aborted: bool = False
+
+
+@dataclass(frozen=True)
+class PagedGroup:
+    """A paged state group as the engine sees it: which keys of a sequence must stay."""
+
+    name: str
+    index: int
+    window: int  # 0: all keys; w: the last w keys are visible
+
+
+@dataclass(frozen=True)
+class ExecutionFacts:
+    """What the engine must know of the executor: fixed at start."""
+
+    groups: tuple[PagedGroup, ...]
+    pages: int  # pages of 16 tokens in the shared pool (page 0 is the null page and never given out)
+    max_rows: int  # T: token rows of a step at most
+    max_seqs: int  # slots
+    max_model_len: int
+    vocab_size: int
+    fingerprint: str

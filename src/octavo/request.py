@@ -1,0 +1,109 @@
+"""The nouns of a request, each complete when made: ChatRequest, Request, and what users get back.
+
+ChatRequest is what every HTTP dialect means; Request is what the engine runs (ids, parameters, seed); RequestOutput has
+vLLM's names and shapes. Nothing here knows how a request is carried out.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from octavo.sampling_params import SamplingParams
+
+
+class FinishReason(enum.StrEnum):
+    STOP = "stop"  # an eos id, a stop id or a stop string
+    LENGTH = "length"  # max_tokens or the context's end
+    ABORT = "abort"  # the client left or asked for it
+    ERROR = "error"  # this request failed; others go on
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """A conversation as the user sent it. `messages`: dicts with role and content in the shape of the OpenAI API."""
+
+    messages: Sequence[Mapping[str, Any]]
+    params: SamplingParams
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template: str | None = None  # sent with the request: rendered in a killable worker only
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """What a new engine needs to go on with a choice: the ids that the front has already seen."""
+
+    choice: int
+    emitted_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the engine runs: one prompt, params.n choices.
+
+    seed: 64-bit key of the sampler, made in the front when the user gave none. salt: separates prefix caches of tenants.
+    resume: one entry per choice that had emitted ids when an engine died.
+    """
+
+    request_id: str
+    prompt_ids: tuple[int, ...]
+    params: SamplingParams
+    seed: int
+    salt: str = ""
+    tenant: str = ""
+    priority: int = 0  # lower runs first, as in vLLM
+    resume: tuple[Resume, ...] = ()
+    grammar_id: str | None = None  # later: structured output
+
+
+@dataclass(frozen=True, slots=True)
+class Logprob:
+    """vLLM's Logprob: raw log-probability, rank in the vocabulary (1 = most likely), text of the token."""
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass
+class CompletionOutput:
+    """One choice of a RequestOutput; vLLM's names."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+    cumulative_logprob: float | None
+    logprobs: list[dict[int, Logprob]] | None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+
+    def finished(self) -> bool:
+        return self.finish_reason is not None
+
+
+@dataclass
+class RequestOutput:
+    """What LLM.generate returns for a prompt; vLLM's names."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    prompt_logprobs: list[dict[int, Logprob] | None] | None
+    outputs: list[CompletionOutput]
+    finished: bool
+    num_cached_tokens: int = 0

@@ -1,0 +1,19 @@
+"""StepStats: what one step tells the cost model, the metrics and the dashboard. Plain numbers, nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """Figures of one executed step. Times in seconds, monotonic clock."""
+
+    step: int
+    prefill_rows: int  # token rows of runs that did not sample by decode (chunks of prompts)
+    decode_rows: int  # token rows of single-row sampled runs, loops counted
+    sequences: int
+    visible_keys: int  # sum over rows of keys seen by full attention: makes attention bytes exact
+    loops: int  # decode steps that ran natively
+    native_seconds: float  # inside the native call
+    total_seconds: float  # the runner's whole call
