@@ -12,10 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from octavo.errors import ConfigError
 from octavo.option import (
+    Kind,
     Option,
     check,
     choice,
@@ -25,7 +26,7 @@ from octavo.option import (
     number,
     option,
     options_of,
-    read_bool,
+    read_count,
     seconds,
     size,
     switch,
@@ -33,12 +34,20 @@ from octavo.option import (
     texts,
 )
 
+T = TypeVar("T")
+
 MODEL, MEMORY, BATCH, MACHINE = "Model", "Memory", "Batching", "Machine"
 SERVER, TEXT, SAMPLING, LOGS = "Server", "Text", "Sampling defaults", "Logs"
 DEFAULT_MODEL = "smollm2:135m"
 LOCALHOST = ("http://localhost:*", "http://127.0.0.1:*", "https://localhost:*", "https://127.0.0.1:*")
 
 
+def _first_count(value: object) -> int:
+    """OMP_NUM_THREADS may be a list, one number for each nesting level: the first counts."""
+    return read_count(str(value).split(",")[0])
+
+
+# fmt: off
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """What the engine is given: the model, its memory, its batches. Crosses the private socket as it is."""
@@ -46,7 +55,7 @@ class EngineConfig:
     model: str = option(
         DEFAULT_MODEL, text("MODEL"), "folder, .gguf file, hub id (org/name:Q4_K_M) or catalogue name", MODEL,
         aliases=("-m", "--model-path", "-hf", "--hf-repo"),
-    )  # fmt: skip
+    )
     revision: str | None = option(None, text("REV", auto=True), "branch, tag or commit on the hub", MODEL, rare=True)
     download_dir: str | None = option(
         None, text("DIR", auto=True), "folder of hub downloads (default: the hub's cache)", MODEL, rare=True
@@ -57,64 +66,64 @@ class EngineConfig:
     dtype: str = option(
         "auto", choice("auto", "float16", "bfloat16", "float32", half="float16", float="float32"),
         "type of unquantized weights; auto keeps the file's", MODEL, rare=True,
-    )  # fmt: skip
+    )
     max_model_len: int | None = option(
         None, count(16, auto=True, unit="tokens"), "context length; auto: the model's, reduced to what fits", MEMORY,
         aliases=("--ctx-size", "-c", "--context-length"),
-    )  # fmt: skip
+    )
     gpu_memory_utilization: float | None = option(
         None, number(0.05, 1.0, auto=True), "share of the available memory for everything; auto: 0.85 on a CPU", MEMORY,
         aliases=("--device-memory-utilization", "--mem-fraction-static"),
-    )  # fmt: skip
+    )
     kv_cache_memory: int | None = option(
         None, size(1 << 20, auto=True), "memory of the KV cache; auto: from the plan", MEMORY,
         aliases=("--kv-cache-memory-bytes",),
-    )  # fmt: skip
+    )
     kv_cache_dtype: str = option(
         "auto", choice("auto", "bf16", "float32", bfloat16="bf16", fp32="float32", f32="float32"),
         "type of the KV cache; auto: bf16", MEMORY, aliases=("-ctk", "--cache-type-k"),
-    )  # fmt: skip
+    )
     block_size: int = option(
         16, count(16, 64, unit="tokens: 16, 32 or 64"), "tokens of one KV block", MEMORY,
         aliases=("--page-size",), rare=True,
-    )  # fmt: skip
+    )
     enable_prefix_caching: bool = option(
         True, switch(), "reuse the KV of equal beginnings", MEMORY,
         negations=("--disable-radix-cache", "--no-cache-prompt"),
-    )  # fmt: skip
+    )
     max_num_seqs: int = option(
         64, count(1, 4096), "requests computed at once; never divides the context", BATCH,
         aliases=("--max-running-requests", "-np", "--parallel"),
-    )  # fmt: skip
+    )
     max_num_batched_tokens: int = option(
         512, count(32, 65536, unit="tokens"), "upper bound of tokens in a step", BATCH,
         aliases=("--chunked-prefill-size", "-b", "--batch-size"),
-    )  # fmt: skip
+    )
     max_num_queued_reqs: int = option(
         1024, count(0), "requests that may wait; beyond: 429 with Retry-After", BATCH,
         aliases=("--max-queued-requests",),
-    )  # fmt: skip
+    )
     step_time: float = option(100.0, milliseconds(1.0, 60_000.0), "time budget of a step, in milliseconds", BATCH)
     threads: int | None = option(
         None, count(1, 1024, auto=True), "threads; auto: physical cores within the affinity mask and quota", MACHINE,
         aliases=("-t",),
-    )  # fmt: skip
+    )
     thread_limit: int | None = option(
-        None, count(1, auto=True), "upper bound of threads when --threads is auto", MACHINE,
+        None, Kind("N", "a whole number", _first_count, auto=True), "upper bound when --threads is auto", MACHINE,
         env=("OMP_NUM_THREADS",), rare=True,
-    )  # fmt: skip
+    )
     isa: str = option(
         "auto", choice("auto", "avx512bf16", "avx512", "avx2", "portable"), "instruction set of the kernels", MACHINE,
         env=("OCTAVO_ISA",), rare=True,
-    )  # fmt: skip
+    )
     cache_dir: str = option(
         "~/.cache/octavo", text("DIR"), "models, tokenizers and packed weights", MACHINE,
         env=("OCTAVO_CACHE",), rare=True,
-    )  # fmt: skip
+    )
     state_dir: str = option(
         "~/.local/state/octavo", text("DIR"), "the secret of this installation", MACHINE,
         env=("OCTAVO_STATE",), rare=True,
-    )  # fmt: skip
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -139,10 +148,11 @@ class TextConfig:
     chat_template: str | None = option(
         None, text("FILE|TEXT", auto=True), "chat template, as a file or as text; auto: the model's", TEXT,
         aliases=("--chat-template-file",),
-    )  # fmt: skip
+    )
     default_chat_template: bool = option(True, switch(), "a plain template for a model without one", TEXT, rare=True)
     generation_config: str = option(
-        "auto", text("auto|none|DIR"), "the model's sampling defaults: use, ignore, or from a folder", SAMPLING, rare=True
+        "auto", text("auto|none|DIR"), "the model's sampling defaults: use, ignore, or from a folder", SAMPLING,
+        rare=True,
     )
     override_generation_config: dict[str, Any] | None = option(
         None, json_object(), "sampling defaults over the model's own", SAMPLING, rare=True
@@ -153,7 +163,7 @@ class TextConfig:
     top_p: float | None = option(None, number(0.0, 1.0, auto=True), "default top_p", SAMPLING)
     top_k: int | None = option(None, count(0, auto=True), "default top_k", SAMPLING)
     min_p: float | None = option(None, number(0.0, 1.0, auto=True), "default min_p", SAMPLING)
-    seed: int | None = option(None, count(0, 2**63 - 1), "default seed", SAMPLING)
+    seed: int | None = option(None, count(0, 2**63 - 1, auto=True), "default seed", SAMPLING)
 
     def __post_init__(self) -> None:
         check(self)
@@ -166,7 +176,7 @@ class LogConfig:
     log_level: str = option(
         "info", choice("debug", "info", "warning", "error", warn="warning", critical="error"),
         "least severe line that is written", LOGS, env=("OCTAVO_LOG_LEVEL",),
-    )  # fmt: skip
+    )
     log_json: bool = option(False, switch(), "one JSON object a line", LOGS, aliases=("--log-jsonl",), rare=True)
 
     def __post_init__(self) -> None:
@@ -191,12 +201,12 @@ class ServerConfig:
     allowed_origins: tuple[str, ...] = option(
         LOCALHOST, texts("ORIGIN"), "CORS origins (:* any port, * any origin)", SERVER,
         aliases=("--cors-origins",), rare=True,
-    )  # fmt: skip
+    )
     public_metrics: bool = option(False, switch(), "/metrics without a key", SERVER, rare=True)
     sse_ping_interval: float = option(
         15.0, seconds(), "silence after which a stream gets a comment; 0: never", SERVER,
         aliases=("--sse-keep-alive-interval",), rare=True,
-    )  # fmt: skip
+    )
     shutdown_timeout: float = option(30.0, seconds(), "time to finish requests after SIGTERM", SERVER)
     disable_log_stats: bool = option(False, switch(), "no line of statistics every 10 s", LOGS, rare=True)
     enable_log_requests: bool = option(False, switch(), "a line for each request, without its text", LOGS, rare=True)
@@ -209,29 +219,8 @@ class ServerConfig:
         check(self)
 
 
+# fmt: on
 NOUNS: tuple[type, ...] = (EngineConfig, TextConfig, ServerConfig, LogConfig)
-
-# Other servers' flags that need no counterpart: name -> (takes a value, why it has no effect).
-IGNORED: dict[str, tuple[bool, str]] = {
-    "--enable-auto-tool-choice": (False, "always on"),
-    "--enable-chunked-prefill": (False, "always on"),
-    "--async-scheduling": (False, "decided by the engine"),
-    "--trust-remote-code": (False, "no code of a model repository is ever run"),
-    "--jinja": (False, "always on"),
-    "--cont-batching": (False, "always on"),
-    "-cb": (False, "always on"),
-    "--flash-attn": (False, "always on"),
-    "-fa": (False, "always on"),
-    "--metrics": (False, "always on"),
-    "--enable-metrics": (False, "always on"),
-    "--swap-space": (True, "preemption recomputes"),
-    "--disable-log-requests": (False, "requests are not logged unless asked"),
-    "--enforce-eager": (False, "there are no CUDA graphs"),
-    "--disable-cuda-graph": (False, "there are no CUDA graphs"),
-    "-ngl": (True, "this is a CPU"),
-    "--n-gpu-layers": (True, "this is a CPU"),
-    "--gpu-layers": (True, "this is a CPU"),
-}
 
 # Variables of other servers: not read; each is told once with the option that does it.
 FOREIGN: dict[str, str] = {
@@ -245,3 +234,129 @@ FOREIGN: dict[str, str] = {
     "OLLAMA_NUM_PARALLEL": "--max-num-seqs",
     "OLLAMA_KV_CACHE_TYPE": "--kv-cache-dtype",
 }
+
+_KUBERNETES = re.compile(r"OCTAVO_(SERVICE_(HOST|PORT\w*)|PORT(_\w+)?)")  # injected for a service called "octavo"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All options of a process, resolved. `sources` says where each value that is not a default came from."""
+
+    engine: EngineConfig
+    text: TextConfig
+    server: ServerConfig
+    log: LogConfig
+    sources: Mapping[str, str] = field(default_factory=dict)  # field name -> "--flag", "OCTAVO_ARG_X", "FILE: key"
+    notices: tuple[str, ...] = ()  # one line each, for the start-up summary
+
+    def value(self, name: str) -> object:
+        """The value of the option whose field is `name`."""
+        nouns = (self.engine, self.text, self.server, self.log)
+        return next(getattr(noun, name) for noun in nouns if name in noun.__slots__)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What `run` and `bench` read where no --url is given, and how plain the terminal wants it."""
+
+    base_url: str | None  # OPENAI_BASE_URL
+    api_key: str | None = field(repr=False)  # OPENAI_API_KEY
+    plain: bool  # lines instead of bars: CI or TERM=dumb
+
+
+def all_options() -> tuple[Option, ...]:
+    """Every option, in the order of help."""
+    return tuple(each for noun in NOUNS for each in options_of(noun))
+
+
+def client_environment(environ: Mapping[str, str] | None = None) -> Client:
+    """The client side of the environment."""
+    env = os.environ if environ is None else environ
+    plain = env.get("TERM") == "dumb" or bool(env.get("CI"))
+    return Client(env.get("OPENAI_BASE_URL") or None, env.get("OPENAI_API_KEY") or None, plain)
+
+
+def hub_cache(environ: Mapping[str, str] | None = None) -> Path:
+    """The folder of the hub's cache, as the hub's own library finds it."""
+    env = os.environ if environ is None else environ
+    home = env.get("HF_HOME") or env.get("XDG_CACHE_HOME", "~/.cache") + "/huggingface"
+    return Path(env.get("HF_HUB_CACHE") or home + "/hub").expanduser()
+
+
+def resolve(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from `flags` (field name → text or typed value), the environment and the YAML file that they name.
+
+    Precedence: flag, OCTAVO_ARG_*, other variables, file, default. ConfigError names the flag and where it came from.
+    """
+    env = os.environ if environ is None else environ
+    options = {each.name: each for each in all_options()}
+    given = dict(flags or {})
+    if unknown := next((name for name in given if name not in options), None):
+        raise ConfigError(f"unknown option {unknown}.", flag=unknown, nearest=nearest(unknown, options))
+    raw: dict[str, tuple[object, str]] = {}
+    for name, each in options.items():
+        if name in given:
+            raw[name] = (given[name], each.flag)
+        elif found := next((v for v in each.environment if env.get(v)), None):
+            raw[name] = (env[found], found)
+    if "config" in raw:
+        path = Path(str(raw["config"][0])).expanduser()
+        for name, value in read_yaml(path).items():
+            raw.setdefault(name, (value, f"{path}: {name.replace('_', '-')}"))
+    values = {name: options[name].parse(value, source) for name, (value, source) in raw.items()}
+
+    def made(noun: type[T]) -> T:
+        return noun(**{each.name: values[each.name] for each in options_of(noun) if each.name in values})
+
+    return Settings(
+        made(EngineConfig),
+        made(TextConfig),
+        made(ServerConfig),
+        made(LogConfig),
+        sources={name: source for name, (_, source) in raw.items()},
+        notices=environment_notices(env),
+    )
+
+
+def read_yaml(path: Path) -> dict[str, object]:
+    """A mapping of options to values from a YAML file, by field name; keys are flags with or without their dashes."""
+    import yaml  # 28 ms, needed by few
+
+    try:
+        with open(path, encoding="utf-8") as stream:
+            made = yaml.safe_load(stream) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path}: {' '.join(str(error).split())}", flag="--config") from None
+    if not isinstance(made, dict):
+        raise ConfigError(f"--config {path}: expected a mapping of options to values.", flag="--config")
+    known = {each.name.replace("_", "-"): each.name for each in all_options() if each.name != "config"}
+    for each in all_options():
+        known.update({alias.lstrip("-"): each.name for alias in each.aliases})
+    values: dict[str, object] = {}
+    for key, value in made.items():
+        word = str(key).lstrip("-").replace("_", "-")
+        if word not in known:
+            raise ConfigError(f"{path}: unknown key {key!r}.", flag=str(key), nearest=nearest(word, known))
+        values[known[word]] = value
+    return values
+
+
+def environment_notices(env: Mapping[str, str]) -> tuple[str, ...]:
+    """One line for each variable that is set but not read: other servers' ones, and unknown OCTAVO_* ones."""
+    known = {variable for each in all_options() for variable in each.environment}
+    lines = []
+    for name in sorted(env):
+        if name in FOREIGN:
+            lines.append(f"{name} is not read; use {FOREIGN[name]}")
+        elif name.startswith("LLAMA_ARG_"):
+            lines.append(f"{name} is not read; use OCTAVO_ARG_{name.removeprefix('LLAMA_ARG_')} or the flag")
+        elif name.startswith("OCTAVO_") and name not in known and not _KUBERNETES.fullmatch(name):
+            close = nearest(name, known)
+            lines.append(f"{name} is not a variable of octavo" + (f"; did you mean {close}?" if close else ""))
+    return tuple(lines)
+
+
+def nearest(word: str, known: Mapping[str, object] | set[str]) -> str | None:
+    """The known name closest to `word`, if any is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return close[0] if close else None

@@ -90,7 +90,7 @@ def option(
 ) -> T:
     """A dataclass field that is an option. Typed as its default so that the field's annotation is checked."""
     made = Option("", default, kind, help, group, aliases, negations, env, rare)
-    return cast(T, field(default=default, repr=not kind.secret, metadata={"option": made}))
+    return field(default=default, repr=not kind.secret, metadata={"option": made})
 
 
 def options_of(noun: type) -> tuple[Option, ...]:
@@ -127,7 +127,7 @@ def read_count(value: object) -> int:
         raise ValueError(value)
     if isinstance(value, int):
         return value
-    found = re.fullmatch(r"([+-]?\d[\d_,]*(?:\.\d+)?)([kKmMgGtT]?)", value.strip())
+    found = re.fullmatch(r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d[\d_]*)(?:\.\d+)?)([kKmMgGtT]?)", value.strip())
     if not found or ("." in found[1] and not found[2]):
         raise ValueError(value)
     factor = (_DECIMAL | _BINARY).get(found[2], 1)
@@ -187,11 +187,11 @@ def _read_object(value: object) -> object:
 
 
 def count(low: int = 1, high: int | None = None, *, auto: bool = False, unit: str = "") -> Kind:
-    """A whole number; where `auto`, 0 too means that start-up decides (llama-server's habit)."""
+    """A whole number; where `auto` and 0 is out of range, 0 means auto too (llama-server's habit)."""
 
     def read(value: object) -> object:
         made = read_count(value)
-        if auto and made == 0:
+        if auto and low > 0 and made == 0:
             return None
         _within(made, low, high)
         return made
