@@ -33,16 +33,17 @@ class PackedLayout:
     group: int = 0  # k that share a scale; 0 for floats
     scales: str = ""  # dtype of d and m: f16, f32
     has_min: bool = False
-    zero_point: int | None = 0  # None: that of the source format (Format.zero_point)
+    zero_point: int = 0  # value = d * (code - zero_point) + m
 
 
-# id -> layout; the byte order inside a block is written down at the functions that pack it
+# id -> layout; the byte order inside a block is written down at the functions that pack it. A kernel knows the layout
+# alone, so i8g32 has one zero point for all that it holds: codes of Q4_K (no zero point) are stored 16 higher.
 LAYOUTS = {
     "q4_1.p32.k4.1": PackedLayout("q4_1.p32.k4.1", "u4", 32, 640, 32, "f16", True),
     "q4_0.p32.k4.1": PackedLayout("q4_0.p32.k4.1", "u4", 32, 576, 32, "f16", False, 8),
     "q8_0.p32.k4.1": PackedLayout("q8_0.p32.k4.1", "u8", 32, 1088, 32, "f16", False, 128),
-    "i8g32.p32.k4.1": PackedLayout("i8g32.p32.k4.1", "u8", 32, 1280, 32, "f32", True, None),
-    "i8g16.p32.k4.1": PackedLayout("i8g16.p32.k4.1", "u8", 32, 1280, 16, "f32", False, None),
+    "i8g32.p32.k4.1": PackedLayout("i8g32.p32.k4.1", "u8", 32, 1280, 32, "f32", True, 16),
+    "i8g16.p32.k4.1": PackedLayout("i8g16.p32.k4.1", "u8", 32, 1280, 16, "f32", False, 32),
     "bf16.p32.k1.1": PackedLayout("bf16.p32.k1.1", "bf16", 1, 64),
     "f16.p32.k1.1": PackedLayout("f16.p32.k1.1", "f16", 1, 64),
     "f32.p32.k1.1": PackedLayout("f32.p32.k1.1", "f32", 1, 128),
@@ -127,12 +128,13 @@ def _pack_u4(out: Bytes, fmt: Format, rows: Bytes, layout: PackedLayout) -> None
 def _pack_u8(out: Bytes, fmt: Format, rows: Bytes, layout: PackedLayout) -> None:
     """Block: 16 rows (c*8 + j) of 64 bytes, then the scales.
 
-    Byte l*4 + t of a row is the code of column c*16 + l at k = 4j + t. Scales: groups of 32 have 32 d, then 32 m where
+    Byte l*4 + t of a row is the code of column c*16 + l at k = 4j + t, moved to the layout's zero point. Scales: groups of 32 have 32 d, then 32 m where
     the layout has minima (zeros where the format has none); groups of 16 have 32 d of the first, 32 d of the second.
     """
     count = len(out)
     codes = fmt.codes(rows.reshape(-1, fmt.block_bytes))
-    words = np.ascontiguousarray(codes.q).view(np.uint32).reshape(count, 2, 16, -1, 8)
+    q = codes.q + np.uint8(layout.zero_point - fmt.zero_point)
+    words = np.ascontiguousarray(q).view(np.uint32).reshape(count, 2, 16, -1, 8)
     target = out.reshape(count, -1, layout.block_bytes)
     target[..., :1024].view(np.uint32).reshape(count, -1, 2, 8, 16)[...] = words.transpose(0, 3, 1, 4, 2)
     dtype = np.dtype(np.float16 if layout.scales == "f16" else np.float32)
@@ -165,18 +167,12 @@ PACKERS: dict[str, Callable[[Bytes, Format, Bytes, PackedLayout], None]] = {
 }
 
 
-def unpack(layout: PackedLayout, packed: Bytes, n: int, k: int, zero_point: int | None = None) -> Floats:
-    """Packed bytes -> float32 [n, k], equal to the dequantized source; the definition that kernels are tested against.
-
-    `zero_point` is needed for the layouts that take it from the source format.
-    """
+def unpack(layout: PackedLayout, packed: Bytes, n: int, k: int) -> Floats:
+    """Packed bytes -> float32 [n, k], equal to the dequantized source; the definition that kernels are tested against."""
     if layout.k_block == 1:
         return _unpack_floats(layout, packed, n, k)
-    zero = layout.zero_point if zero_point is None else zero_point
-    if zero is None:
-        raise ValueError(f"layout {layout.id} needs the zero point of its source format")
     codes = unpack_codes(layout, packed, k)
-    groups = codes.q.reshape(len(codes.q), -1, layout.group).astype(np.float32) - np.float32(zero)
+    groups = codes.q.reshape(len(codes.q), -1, layout.group).astype(np.float32) - np.float32(layout.zero_point)
     with np.errstate(invalid="ignore", over="ignore"):
         values = groups * codes.d.astype(np.float32)[:, :, None]
         if codes.m is not None:
