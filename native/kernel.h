@@ -111,10 +111,14 @@ struct Variant {
 //              rows > share_rows; else every thread does all rows in its scratch; same bits)
 //              7 gather ptr int32 [rows] or 0: source row of each row (relative to header.logit_first), for the head
 //              8 number of prologue ops, then each {RowFn, n, args...}
-//              then number of column groups, each: unit (columns of a work unit per weight), units, number of weights
-//              (2: gate and up, tile = unit columns of the first, then unit columns of the second), each weight {ptr,
-//              Format ptr}, number of epilogue ops, each {TileFn, n, args...}.
+//              then number of column groups, each: unit (columns of a work unit per weight), units, N (columns of the
+//              output per weight), number of weights (2: gate and up, tile = unit columns of the first, then unit columns
+//              of the second), each weight {ptr, Format ptr}, number of epilogue ops, each {TileFn, n, args...}.
 //              Work units of all groups are numbered in order and divided evenly among the threads, contiguously.
+//              unit is a multiple of 32 and of the head size where heads matter. The last unit may be narrower: its tile
+//              has cols = N - col0 and its weight has ceil(cols / 32) panels left; columns that pad a panel are computed
+//              into the tile's memory and not counted in cols. With two weights N is a multiple of unit, always (a padded
+//              column is 0 there, and the destination is that wide).
 // "attention"  0 rows[dim] 1 q ptr f32 [rows][heads * head_dim] 2 q_ld 3 group 4 layer in group 5 heads 6 scale f
 //              7 soft cap f (0: none) 8 sinks ptr f32 [heads] or 0 9 workspace ptr (partials) 10 workspace bytes
 //              11 number of epilogue ops, then each {TileFn, n, args...}; tile = one row block x the heads of one kv head,
