@@ -1,0 +1,16 @@
+// Which variants exist in this build, which this processor can run, and the choice between them.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "kernel.h"
+
+namespace octavo {
+
+std::vector<const Variant*> built_variants();  // best first
+bool processor_runs(const std::string& variant);
+// `wanted`: a variant's name, or "" for the best. Throws std::invalid_argument with the list of what would work.
+const Variant* choose_variant(const std::string& wanted);
+const void* find_entry(const Variant& variant, const std::string& name);  // nullptr when missing
+
+}  // namespace octavo

@@ -1,0 +1,319 @@
+#include "tape.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+
+namespace octavo {
+
+namespace {
+
+constexpr i64 kHeaderWords = 4, kNodeWords = 4, kArgWords = 5;
+constexpr size_t kMaxDims = 64;
+enum Instruction : i64 { kState = 0, kRun = 1, kChunks = 2, kLoop = 3, kAdvance = 4, kEnd = 5 };
+enum LeftBecause : i64 { kRanAll = 0, kFinished = 1, kArrived = 2, kStopped = 3 };
+
+[[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument("program image: " + why); }
+
+// Equal dimensions share an index, so that each thread evaluates only a handful.
+i64 dimension_index(std::vector<Dim>& dims, const Dim& wanted) {
+  for (size_t i = 0; i < dims.size(); i++)
+    if (dims[i].factor == wanted.factor && dims[i].symbol == wanted.symbol && dims[i].add == wanted.add &&
+        dims[i].divide == wanted.divide)
+      return static_cast<i64>(i);
+  dims.push_back(wanted);
+  return static_cast<i64>(dims.size()) - 1;
+}
+
+i64 nanoseconds() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Rounding to nearest, exceptions masked, denormals kept: the same on every thread whatever the process did before.
+void set_float_mode() {
+#if defined(__x86_64__)
+  _mm_setcsr(0x1f80);
+#endif
+}
+
+}  // namespace
+
+// One thread's passage through a tape. All threads walk the same instructions; thread 0 does what is serial between two
+// barriers.
+struct Pass {
+  Machine& machine;
+  const i64* tape;
+  size_t words;
+  i64 symbols[kSymbols] = {};
+  i64 counters[4] = {};
+  bool stopped = false;
+  i64 loop_index = 0;
+  bool leave = false;
+
+  static void enter(void* self, int thread) { static_cast<Pass*>(self)->walk(thread); }
+
+  void walk(int thread) {
+    set_float_mode();
+    Machine& m = machine;
+    i64 dims[kMaxDims];
+    Run run{};
+    run.thread = thread;
+    run.threads = m.team_.size();
+    run.team = &m.team_;
+    run.barrier = &Team::barrier_of;
+    run.scratch = m.memory.region(m.scratch_region_).address + static_cast<size_t>(thread) * m.scratch_bytes_;
+    run.scratch_bytes = static_cast<i64>(m.scratch_bytes_);
+    run.dims = dims;
+    run.step = &m.step_;
+    run.slots = &m.slots_;
+    run.groups = m.groups_.data();
+    run.arena = m.arena_region_ < 0 ? nullptr : m.memory.region(m.arena_region_).address;
+    size_t loop_start = 0;
+    for (size_t at = 0; at + 2 < words && !stopped; at += 3) {
+      const i64 a = tape[at + 1], b = tape[at + 2];
+      switch (tape[at]) {
+        case kState: change_pages(thread); break;
+        case kRun: run_program(a, run, dims); break;
+        case kChunks: run_chunks(a, b, run, dims); break;
+        case kLoop: loop_start = at; break;
+        case kAdvance:
+          if (thread == 0) advance();
+          m.team_.barrier();
+          break;
+        case kEnd:
+          run.iteration = loop_index;
+          if (!leave) at = loop_start;
+          break;
+        default: break;
+      }
+    }
+  }
+
+  void run_program(i64 id, Run& run, i64* dims) {
+    const Program& program = *machine.programs_[static_cast<size_t>(id)];
+    for (size_t i = 0; i < program.dims.size(); i++) dims[i] = program.dims[i].value(symbols);
+    for (size_t i = 0; i < program.nodes.size(); i++) {
+      const LoadedNode& node = program.nodes[i];
+      run.counter = &counters[i & 3];
+      i64 begin = 0;
+      if (run.thread == 0) {
+        machine.control_->node = id * 65536 + static_cast<i64>(i);
+        machine.control_->progress = machine.control_->progress + 1;
+        // Used two nodes ago, and next in two: every thread has passed the barrier in between.
+        __atomic_store_n(&counters[(i + 2) & 3], 0, __ATOMIC_RELAXED);
+        if (machine.control_->stop != 0) stopping = true;
+        if (machine.profiling_) begin = nanoseconds();
+      }
+      node.kernel(node.args.data(), run);
+      machine.team_.barrier();
+      if (run.thread == 0 && machine.profiling_) machine.times_[static_cast<size_t>(id)][i] += nanoseconds() - begin;
+    }
+    // The next program begins with counter 0: both that may be in use are cleared here, between two barriers.
+    if (run.thread == 0) {
+      for (i64& counter : counters) __atomic_store_n(&counter, 0, __ATOMIC_RELAXED);
+      stopped = stopped || stopping;
+    }
+    machine.team_.barrier();
+  }
+
+  void run_chunks(i64 head, i64 sample, Run& run, i64* dims) {
+    const i64 total = machine.step_.header[H_logit_rows];
+    for (i64 first = 0; first < total && !stopped; first += kHeadRows) {
+      if (run.thread == 0) {
+        machine.step_.header[H_logit_first] = first;
+        symbols[kLogitRows] = total - first < kHeadRows ? total - first : kHeadRows;
+      }
+      machine.team_.barrier();
+      run_program(head, run, dims);
+      if (!stopped) run_program(sample, run, dims);
+    }
+  }
+
+  void change_pages(int thread) {
+    Machine& m = machine;
+    const i64 zeros = m.step_.header[H_zero_pages], copies = m.step_.header[H_copy_pages];
+    for (size_t pool = 0; pool < m.pools_.size(); pool++) {
+      const auto bytes = static_cast<size_t>(m.pool_page_bytes_[pool]);
+      for (i64 i = thread; i < zeros; i += m.team_.size())
+        std::memset(m.pools_[pool] + static_cast<size_t>(m.step_.zero_page[i]) * bytes, 0, bytes);
+    }
+    if (zeros > 0) m.team_.barrier();
+    for (size_t pool = 0; pool < m.pools_.size(); pool++) {
+      const auto bytes = static_cast<size_t>(m.pool_page_bytes_[pool]);
+      for (i64 i = thread; i < copies; i += m.team_.size())
+        std::memcpy(m.pools_[pool] + static_cast<size_t>(m.step_.copy_page[2 * i + 1]) * bytes,
+                    m.pools_[pool] + static_cast<size_t>(m.step_.copy_page[2 * i]) * bytes, bytes);
+    }
+    m.team_.barrier();
+  }
+
+  // Thread 0 alone: commits the sampled ids to the slots, then decides whether another decode step follows.
+  void advance() {
+    Step& step = machine.step_;
+    const Slots& slots = machine.slots_;
+    i64* header = step.header;
+    bool finished = false;
+    for (i64 row = 0; row < header[H_logit_rows]; row++) {
+      if (step.logit_target[row] >= 0) continue;
+      const i64 result = header[H_result_first] + row;
+      const i64 slot = step.seq_slot[step.logit_seq[row]];
+      if (step.out_status[result] != 0) {
+        finished = true;
+        continue;
+      }
+      const int32_t token = step.out_token[result];
+      const int32_t known = slots.known[slot];
+      if (known < slots.L) slots.ids[slot * slots.L + known] = token;
+      slots.known[slot] = known + 1;
+      finished = finished || known + 1 >= slots.length_limit[slot] || is_stop(slot, token);
+    }
+    loop_index++;
+    header[H_loops_done] = loop_index;
+    const bool arrived = machine.control_->arrived != machine.control_->seen;
+    leave = finished || arrived || loop_index >= header[H_loop];
+    header[H_left_because] = finished ? kFinished : arrived && loop_index < header[H_loop] ? kArrived : kRanAll;
+    if (!leave) next_decode_rows();
+  }
+
+  bool is_stop(i64 slot, int32_t token) const {
+    const Slots& slots = machine.slots_;
+    for (int32_t i = 0; i < slots.stop_ids[slot]; i++)
+      if (slots.stop_id[slot * kMaxStopIds + i] == token) return true;
+    return false;
+  }
+
+  void next_decode_rows() {
+    Step& step = machine.step_;
+    i64* header = step.header;
+    header[H_result_first] += header[H_logit_rows];
+    for (i64 row = 0; row < header[H_rows]; row++) {
+      step.row_pos[row] += 1;
+      for (size_t g = 0; g < machine.groups_.size(); g++) {
+        int32_t& high = step.row_hi[static_cast<i64>(g) * step.T + row];
+        high += 1;
+        const int32_t window = machine.groups_[g].window;
+        if (window > 0) step.row_lo[static_cast<i64>(g) * step.T + row] = high > window ? high - window : 0;
+      }
+    }
+  }
+
+  bool stopping = false;
+};
+
+Machine::Machine(const std::string& isa, int threads, size_t scratch_bytes)
+    : variant_(choose_variant(isa)), team_(threads), scratch_bytes_((scratch_bytes + 4095) / 4096 * 4096) {
+  scratch_region_ = memory.allocate("scratch", scratch_bytes_ * static_cast<size_t>(team_.size()));
+}
+
+void Machine::bind_step(int region, const std::vector<i64>& offsets, i64 rows, i64 seqs, i64 results, i64 groups,
+                        i64 page_ops) {
+  if (offsets.size() != static_cast<size_t>(Step::kFields)) refuse("step layout has another number of fields");
+  step_.bind(memory.region(region).address, offsets.data());
+  step_.T = rows, step_.S = seqs, step_.S1 = seqs + 1, step_.R = results, step_.G = groups, step_.Z = page_ops;
+}
+
+void Machine::bind_slots(int region, const std::vector<i64>& offsets, i64 slots, i64 ids, i64 groups, i64 pages, i64 words) {
+  if (offsets.size() != static_cast<size_t>(Slots::kFields)) refuse("slot layout has another number of fields");
+  slots_.bind(memory.region(region).address, offsets.data());
+  slots_.N = slots, slots_.L = ids, slots_.G = groups, slots_.P = pages, slots_.V32 = words;
+}
+
+void Machine::bind_arena(int region) {
+  memory.region(region);
+  arena_region_ = region;
+}
+
+void Machine::add_group(int region, i64 pages, i64 page_bytes, i64 first_byte, i64 layers, i64 kv_heads, i64 head_dim,
+                        i64 dtype, i64 window) {
+  const Region& pool = memory.region(region);
+  const i64 head_bytes = 2 * kPage * head_dim * (dtype == 0 ? 2 : 4);
+  const i64 layer_bytes = kv_heads * head_bytes;
+  if (first_byte + layers * layer_bytes > page_bytes || static_cast<size_t>(pages * page_bytes) > pool.bytes)
+    refuse("a paged group does not fit its pool");
+  groups_.push_back({pool.address + first_byte, pages, page_bytes, layer_bytes, head_bytes, static_cast<int32_t>(layers),
+                     static_cast<int32_t>(kv_heads), static_cast<int32_t>(head_dim), static_cast<int32_t>(dtype),
+                     static_cast<int32_t>(window), static_cast<int32_t>(groups_.size())});
+  for (uint8_t* known : pools_)
+    if (known == pool.address) return;
+  pools_.push_back(pool.address);
+  pool_page_bytes_.push_back(page_bytes);
+  pool_pages_.push_back(pages);
+}
+
+int Machine::load(const i64* image, size_t words, const std::vector<std::string>& names) {
+  if (words < kHeaderWords || image[0] != kMagic || image[1] != kAbi || image[2] != kLayoutHash)
+    refuse("made for another version of the native library; rebuild with `python3 dev build`");
+  auto program = std::make_unique<Program>();
+  size_t at = kHeaderWords;
+  auto entry = [&](i64 index) {
+    if (index < 0 || static_cast<size_t>(index) >= names.size()) refuse("name index out of range");
+    const void* address = find_entry(*variant_, names[static_cast<size_t>(index)]);
+    if (address == nullptr) refuse("variant " + std::string(variant_->name) + " has no '" + names[static_cast<size_t>(index)] + "'");
+    return address;
+  };
+  for (i64 n = 0; n < image[3]; n++) {
+    if (at + kNodeWords > words) refuse("ends inside a node");
+    LoadedNode node{reinterpret_cast<Kernel>(const_cast<void*>(entry(image[at]))), names[static_cast<size_t>(image[at])],
+                    image[at + 1], {}};
+    if (image[at + 2] != -1) refuse("wait nodes are not supported by this version");
+    const i64 count = image[at + 3];
+    at += kNodeWords;
+    if (count < 0 || at + static_cast<size_t>(count) * kArgWords > words) refuse("ends inside the arguments of '" + node.name + "'");
+    for (i64 i = 0; i < count; i++, at += kArgWords) {
+      const i64 a = image[at + 1], b = image[at + 2], c = image[at + 3], d = image[at + 4];
+      switch (image[at]) {
+        case 0: node.args.push_back(a); break;
+        case 1: {
+          const Region& region = memory.region(static_cast<int>(a));
+          if (b < 0 || c < 0 || static_cast<size_t>(b) > region.bytes || static_cast<size_t>(c) > region.bytes - static_cast<size_t>(b))
+            refuse("'" + node.name + "' argument " + std::to_string(i) + " lies outside region '" + region.kind + "'");
+          node.args.push_back(reinterpret_cast<i64>(region.address + b));
+          break;
+        }
+        case 2:
+          if (b < 0 || b >= kSymbols || d < 1) refuse("bad dimension in '" + node.name + "'");
+          node.args.push_back(dimension_index(program->dims, {a, b, c, d}));
+          break;
+        case 3: node.args.push_back(reinterpret_cast<i64>(entry(a))); break;
+        default: refuse("unknown kind of argument in '" + node.name + "'");
+      }
+    }
+    program->nodes.push_back(std::move(node));
+  }
+  if (program->dims.size() > kMaxDims) refuse("more than 64 different dimensions");
+  times_.emplace_back(program->nodes.size(), 0);
+  programs_.push_back(std::move(program));
+  return static_cast<int>(programs_.size()) - 1;
+}
+
+int Machine::run(const i64* tape, size_t words) {
+  if (step_.header == nullptr || words % 3 != 0) throw std::invalid_argument("no step is bound, or the tape is cut off");
+  Pass pass{*this, tape, words};
+  i64* header = step_.header;
+  pass.symbols[kRows] = header[H_rows];
+  pass.symbols[kSeqs] = header[H_seqs];
+  pass.symbols[kLogitRows] = header[H_logit_rows];
+  pass.symbols[kOne] = 1;
+  header[H_loops_done] = header[H_left_because] = header[H_nonfinite] = 0;
+  header[H_logit_first] = header[H_result_first] = 0;
+  team_.run(&Pass::enter, &pass);
+  if (pass.stopped) header[H_left_because] = kStopped;
+  return pass.stopped ? 1 : 0;
+}
+
+void Machine::profile(bool on) {
+  profiling_ = on;
+  for (auto& times : times_) times.assign(times.size(), 0);
+}
+
+std::vector<i64> Machine::node_times() const {
+  std::vector<i64> all;
+  for (const auto& times : times_) all.insert(all.end(), times.begin(), times.end());
+  return all;
+}
+
+}  // namespace octavo
