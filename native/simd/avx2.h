@@ -1,0 +1,236 @@
+// The vocabulary of simd.h on two ymm (AVX2, FMA, F16C). Knows only intrinsics.
+#pragma once
+#include <immintrin.h>
+
+#define HAS_BF16_DOT 0
+
+OCTAVO_BEGIN
+namespace simd {
+
+struct F {
+  __m256 a, b;  // lanes 0..7, 8..15
+};
+struct I {
+  __m256i a, b;
+};
+struct M {
+  uint16_t m;
+};
+
+static inline F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+static inline F set1(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+static inline I seti(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+static inline I zeroi() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
+static inline I iota() {
+  return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)};
+}
+
+static inline M mask_n(i64 n) { return {static_cast<uint16_t>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1u << n) - 1)}; }
+// All ones in the lanes of the mask.
+static inline I spread(M m) {
+  const I bit = {_mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128),
+                 _mm256_setr_epi32(256, 512, 1024, 2048, 4096, 8192, 16384, 32768)};
+  const __m256i v = _mm256_set1_epi32(m.m);
+  return {_mm256_cmpeq_epi32(_mm256_and_si256(v, bit.a), bit.a), _mm256_cmpeq_epi32(_mm256_and_si256(v, bit.b), bit.b)};
+}
+static inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+static inline void store(float* p, F x) {
+  _mm256_storeu_ps(p, x.a);
+  _mm256_storeu_ps(p + 8, x.b);
+}
+static inline F load_n(const float* p, i64 n) {
+  const I m = spread(mask_n(n));
+  return {_mm256_maskload_ps(p, m.a), _mm256_maskload_ps(p + 8, m.b)};
+}
+static inline void store_n(float* p, F x, i64 n) {
+  const I m = spread(mask_n(n));
+  _mm256_maskstore_ps(p, m.a, x.a);
+  _mm256_maskstore_ps(p + 8, m.b, x.b);
+}
+static inline I loadi(const void* p) {
+  const __m256i* q = static_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(q), _mm256_loadu_si256(q + 1)};
+}
+static inline void storei(void* p, I x) {
+  __m256i* q = static_cast<__m256i*>(p);
+  _mm256_storeu_si256(q, x.a);
+  _mm256_storeu_si256(q + 1, x.b);
+}
+static inline I load_i8(const int8_t* p) {
+  const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_srli_si128(v, 8))};
+}
+static inline __m128i low16(I x) {  // 8 x 2 int32 -> 16 of their low bytes
+  const __m256i pick = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
+                                        0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i a = _mm256_shuffle_epi8(x.a, pick), b = _mm256_shuffle_epi8(x.b, pick);
+  const __m128i lo = _mm_unpacklo_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  const __m128i hi = _mm_unpacklo_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+  return _mm_unpacklo_epi64(lo, hi);
+}
+static inline void store_i8(int8_t* p, I x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low16(x)); }
+
+static inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+static inline F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+static inline F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+static inline F div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+static inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+static inline F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+static inline F abs(F x) {
+  const __m256 s = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(s, x.a), _mm256_andnot_ps(s, x.b)};
+}
+static inline F neg(F x) {
+  const __m256 s = _mm256_set1_ps(-0.0f);
+  return {_mm256_xor_ps(s, x.a), _mm256_xor_ps(s, x.b)};
+}
+static inline F sqrt(F x) { return {_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)}; }
+static inline F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+static inline F fnma(F x, F y, F z) { return {_mm256_fnmadd_ps(x.a, y.a, z.a), _mm256_fnmadd_ps(x.b, y.b, z.b)}; }
+static inline float fma1(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+static inline F floor(F x) { return {_mm256_floor_ps(x.a), _mm256_floor_ps(x.b)}; }
+static inline F round(F x) {
+  constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(x.a, kMode), _mm256_round_ps(x.b, kMode)};
+}
+
+static inline F to_f(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+static inline I to_i(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+static inline I as_i(F x) { return {_mm256_castps_si256(x.a), _mm256_castps_si256(x.b)}; }
+static inline F as_f(I x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
+static inline I add_i(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+static inline I sub_i(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+static inline I mul_i(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
+static inline I and_i(I x, I y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+static inline I or_i(I x, I y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+static inline I xor_i(I x, I y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+template <int N>
+static inline I shr_i(I x) {
+  return {_mm256_srli_epi32(x.a, N), _mm256_srli_epi32(x.b, N)};
+}
+template <int N>
+static inline I sar_i(I x) {
+  return {_mm256_srai_epi32(x.a, N), _mm256_srai_epi32(x.b, N)};
+}
+template <int N>
+static inline I shl_i(I x) {
+  return {_mm256_slli_epi32(x.a, N), _mm256_slli_epi32(x.b, N)};
+}
+// a * 2^n, n whole in -252..254: in two factors, the first exact, so rounded once.
+static inline F scale2(F x, F n) {
+  const I e = to_i(n), h = sar_i<1>(e);
+  const I bias = seti(127);
+  return mul(mul(x, as_f(shl_i<23>(add_i(h, bias)))), as_f(shl_i<23>(add_i(sub_i(e, h), bias))));
+}
+
+static inline M pack(__m256 a, __m256 b) {
+  return {static_cast<uint16_t>(_mm256_movemask_ps(a) | _mm256_movemask_ps(b) << 8)};
+}
+static inline M lt(F x, F y) { return pack(_mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ)); }
+static inline M le(F x, F y) { return pack(_mm256_cmp_ps(x.a, y.a, _CMP_LE_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_LE_OQ)); }
+static inline M gt(F x, F y) { return pack(_mm256_cmp_ps(x.a, y.a, _CMP_GT_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GT_OQ)); }
+static inline M ge(F x, F y) { return pack(_mm256_cmp_ps(x.a, y.a, _CMP_GE_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_GE_OQ)); }
+static inline M eq(F x, F y) { return pack(_mm256_cmp_ps(x.a, y.a, _CMP_EQ_OQ), _mm256_cmp_ps(x.b, y.b, _CMP_EQ_OQ)); }
+static inline M gt_i(I x, I y) {
+  const F m = as_f({_mm256_cmpgt_epi32(x.a, y.a), _mm256_cmpgt_epi32(x.b, y.b)});
+  return pack(m.a, m.b);
+}
+static inline M eq_i(I x, I y) {
+  const F m = as_f({_mm256_cmpeq_epi32(x.a, y.a), _mm256_cmpeq_epi32(x.b, y.b)});
+  return pack(m.a, m.b);
+}
+static inline F select(M m, F x, F y) {
+  const F s = as_f(spread(m));
+  return {_mm256_blendv_ps(y.a, x.a, s.a), _mm256_blendv_ps(y.b, x.b, s.b)};
+}
+static inline I select_i(M m, I x, I y) { return as_i(select(m, as_f(x), as_f(y))); }
+static inline bool any(M m) { return m.m != 0; }
+static inline uint32_t bits(M m) { return m.m; }
+static inline int first(M m) { return __builtin_ctz(m.m); }  // m is not empty
+
+static inline F load_bf16(const uint16_t* p) {
+  const __m128i* q = reinterpret_cast<const __m128i*>(p);
+  return as_f(shl_i<16>({_mm256_cvtepu16_epi32(_mm_loadu_si128(q)), _mm256_cvtepu16_epi32(_mm_loadu_si128(q + 1))}));
+}
+static inline void store_bf16(uint16_t* p, F x) {
+  const I u = as_i(x);
+  const I r = add_i(add_i(u, seti(0x7fff)), and_i(shr_i<16>(u), seti(1)));
+  const I nan = as_i({_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q)});
+  const I quiet = or_i(u, seti(0x400000));
+  const I q = shr_i<16>({_mm256_blendv_epi8(r.a, quiet.a, nan.a), _mm256_blendv_epi8(r.b, quiet.b, nan.b)});
+  const __m256i v = _mm256_permute4x64_epi64(_mm256_packus_epi32(q.a, q.b), 0xd8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+}
+static inline F load_f16(const uint16_t* p) {
+  const __m128i* q = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(q)), _mm256_cvtph_ps(_mm_loadu_si128(q + 1))};
+}
+
+static inline float reduce_add(F x) {
+  const __m256 h = _mm256_add_ps(x.a, x.b);
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
+static inline float reduce_max(F x) {
+  const __m256 h = _mm256_max_ps(x.a, x.b);
+  __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
+}
+static inline int32_t reduce_add_i(I x) {
+  const __m256i h = _mm256_add_epi32(x.a, x.b);
+  __m128i q = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+  q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
+
+static inline I bcast4(const int8_t* p) { return seti(*reinterpret_cast<const int32_t*>(p)); }
+// Exact for every u8 and s8: bytes widen to 16 bits, even and odd apart.
+static inline __m256i dot_wide(__m256i acc, __m256i u, __m256i s) {
+  const __m256i low = _mm256_set1_epi16(255);
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(u, low), _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8));
+  return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+}
+static inline I dot_u8s8(I acc, I u, I s) { return {dot_wide(acc.a, u.a, s.a), dot_wide(acc.b, u.b, s.b)}; }
+static inline I nibble_lo(I x) {
+  const __m256i m = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(x.a, m), _mm256_and_si256(x.b, m)};
+}
+static inline I nibble_hi(I x) { return nibble_lo({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
+using Quad = __m256i;
+static inline Quad quad(const int8_t* p) { return _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(p)); }
+// maddubs adds two products into 16 bits: 2 * 127 * MAX each, so that 32767 holds 8 of them for MAX 15, 4 for 31, 2 for 63.
+// Larger bytes widen at once.
+template <int MAX>
+struct Dot {
+  static constexpr int kHold = MAX <= 15 ? 8 : MAX <= 31 ? 4 : MAX <= 63 ? 2 : 1;
+  I sum16, acc;
+  inline void start(int32_t) {
+    if constexpr (kHold < 8) acc = zeroi();
+  }
+  template <int N>
+  inline void step(I w, Quad x) {
+    if constexpr (kHold == 1) {
+      acc = {dot_wide(acc.a, w.a, x), dot_wide(acc.b, w.b, x)};
+    } else {
+      const I p = {_mm256_maddubs_epi16(w.a, x), _mm256_maddubs_epi16(w.b, x)};
+      sum16 = N % kHold == 0 ? p : I{_mm256_add_epi16(sum16.a, p.a), _mm256_add_epi16(sum16.b, p.b)};
+      if constexpr (kHold < 8 && N % kHold == kHold - 1) acc = add_i(acc, widen(sum16));
+    }
+  }
+  static inline I widen(I s) {
+    const __m256i one = _mm256_set1_epi16(1);
+    return {_mm256_madd_epi16(s.a, one), _mm256_madd_epi16(s.b, one)};
+  }
+  inline I total(int32_t init) const {
+    const I s = kHold == 8 ? widen(sum16) : acc;
+    return init == 0 ? s : add_i(s, seti(init));
+  }
+};
+
+static inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace simd
+OCTAVO_END

@@ -1,0 +1,56 @@
+// The vocabulary that every kernel is written in: logical vectors of 16 lanes, the same on every ISA. Chooses the file of
+// the ISA by the compiler's own macros, then adds what needs no ISA (exp, silu). Knows nothing of kernels.
+//
+// Types: F 16 floats, I 16 int32 (or 64 bytes), M a mask of 16 lanes, Quad four int8 prepared for Dot. All of it is
+// static inside the variant's own namespace. Bits: avx2, avx512 and avx512bf16 agree in every function; portable differs
+// where a fma is written (it multiplies, then adds).
+//
+//   zero set1 seti zeroi iota            load store load_n store_n loadi storei load_bf16 store_bf16 load_f16 load_i8 store_i8
+//   add sub mul div min max abs neg sqrt fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b fma1 (of scalars) floor round
+//   min(a,b) is a<b?a:b and max(a,b) is a>b?a:b lane by lane, so a NaN in a gives b.
+//   to_f to_i (nearest even) as_i as_f add_i sub_i mul_i and_i or_i xor_i shr_i<n> (logical) sar_i<n> shl_i<n> gt_i eq_i
+//   lt le gt ge eq (false for NaN) mask_n select select_i any bits first
+//   reduce_add reduce_max reduce_add_i: lanes i and i+8, then i+4, i+2, i+1
+//   bcast4 dot_u8s8 nibble_lo nibble_hi quad Dot<MAX>  exp silu  prefetch  HAS_BF16_DOT dot_bf16
+//
+// Dot<MAX> sums products of unsigned bytes (each at most MAX) with int8 in -127..127 over the 8 quads of a group of 32,
+// exactly: start(init), step<n>(w, x) for n = 0..7 in any order of quads, total(init).
+#pragma once
+#include "../variant.h"
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
+#include "avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "avx2.h"
+#else
+#include "portable.h"
+#endif
+
+OCTAVO_BEGIN
+namespace simd {
+
+// e^x. x = n ln 2 + r, |r| <= ln 2 / 2; the Taylor series to r^7 leaves r^8 / 8! < 5.2e-9 of the value, so that rounding
+// dominates: at most 7.7e-8 of the value measured (portable 9.8e-8). ln 2 = hi + lo, hi has 10 bits, so n * hi is exact.
+// -inf and all below -104 (half of the least denormal is e^-103.97) give 0, above 88.73 inf, NaN stays, exp(0) is 1.
+static inline F exp(F x) {
+  x = max(set1(-104.0f), x);
+  x = min(set1(89.0f), x);
+  const F n = round(mul(x, set1(1.44269504f)));
+  F r = fnma(n, set1(0.693359375f), x);
+  r = fnma(n, set1(-2.12194440e-4f), r);
+  F p = set1(1.0f / 5040);
+  p = fma(p, r, set1(1.0f / 720));
+  p = fma(p, r, set1(1.0f / 120));
+  p = fma(p, r, set1(1.0f / 24));
+  p = fma(p, r, set1(1.0f / 6));
+  p = fma(p, r, set1(0.5f));
+  p = fma(p, r, set1(1.0f));
+  p = fma(p, r, set1(1.0f));
+  return scale2(p, n);
+}
+
+// x * sigmoid(x), with a real division.
+static inline F silu(F x) { return div(x, add(set1(1.0f), exp(neg(x)))); }
+
+}  // namespace simd
+OCTAVO_END
