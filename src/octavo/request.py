@@ -53,6 +53,7 @@ class Request:
     prompt_ids: tuple[int, ...]
     params: SamplingParams
     seed: int
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()  # params.bad_words, tokenized by the front
     salt: str = ""
     tenant: str = ""
     priority: int = 0  # lower runs first, as in vLLM

@@ -29,6 +29,7 @@ class SlotOpen:
     choice: int  # index of the choice (n > 1), part of the sampler's counter
     length_limit: int  # the sequence ends when it has this many ids
     stop_ids: tuple[int, ...]  # eos ids (unless ignore_eos) and stop_token_ids
+    bad_word_ids: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
