@@ -64,6 +64,12 @@ NB_MODULE(_native, m) {
              nb::gil_scoped_release release;
              return self.run(data, size);
            }, nb::arg("tape"), "Runs the tape with the GIL released; 1 when it was stopped and committed nothing.")
+      .def("run_nodes", [](Machine& self, Words tape, int64_t rows) {
+             const int64_t* data = tape.data();
+             const size_t size = tape.size();
+             nb::gil_scoped_release release;
+             self.run_nodes(data, size, rows);
+           }, nb::arg("tape"), nb::arg("rows") = 0, "Runs Programs outside a step, with all symbols = rows.")
       .def("profile", &Machine::profile, nb::arg("on"))
       .def("node_times", &Machine::node_times);
 

@@ -291,18 +291,37 @@ int Machine::load(const i64* image, size_t words, const std::vector<std::string>
 }
 
 int Machine::run(const i64* tape, size_t words) {
-  if (step_.header == nullptr || words % 3 != 0) throw std::invalid_argument("no step is bound, or the tape is cut off");
-  Pass pass{*this, tape, words};
+  if (step_.header == nullptr) throw std::invalid_argument("no step is bound");
   i64* header = step_.header;
-  pass.symbols[kRows] = header[H_rows];
-  pass.symbols[kSeqs] = header[H_seqs];
-  pass.symbols[kLogitRows] = header[H_logit_rows];
-  pass.symbols[kOne] = 1;
+  if (header[H_rows] > step_.T || header[H_seqs] > step_.S || header[H_logit_rows] > step_.R ||
+      header[H_logit_rows] * header[H_loop] > step_.R || header[H_zero_pages] > step_.Z || header[H_copy_pages] > step_.Z)
+    throw std::invalid_argument("the step exceeds its bounds");
   header[H_loops_done] = header[H_left_because] = header[H_nonfinite] = 0;
   header[H_logit_first] = header[H_result_first] = 0;
+  const i64 symbols[kSymbols] = {header[H_rows], header[H_seqs], header[H_logit_rows], 1};
+  const bool stopped = walk(tape, words, symbols);
+  if (stopped) header[H_left_because] = kStopped;
+  return stopped ? 1 : 0;
+}
+
+void Machine::run_nodes(const i64* tape, size_t words, i64 rows) {
+  const i64 symbols[kSymbols] = {rows, rows, rows, 1};
+  walk(tape, words, symbols);
+}
+
+bool Machine::walk(const i64* tape, size_t words, const i64* symbols) {
+  if (words % 3 != 0) throw std::invalid_argument("the tape is cut off");
+  for (size_t at = 0; at < words; at += 3) {
+    const bool known = tape[at] >= kState && tape[at] <= kEnd;
+    const bool names_program = tape[at] == kRun || tape[at] == kChunks;
+    const i64 last = tape[at] == kChunks ? tape[at + 2] : 0;
+    if (!known || (names_program && (tape[at + 1] < 0 || tape[at + 1] >= programs() || last < 0 || last >= programs())))
+      throw std::invalid_argument("unknown instruction or program at word " + std::to_string(at) + " of the tape");
+  }
+  Pass pass{*this, tape, words};
+  for (int i = 0; i < kSymbols; i++) pass.symbols[i] = symbols[i];
   team_.run(&Pass::enter, &pass);
-  if (pass.stopped) header[H_left_because] = kStopped;
-  return pass.stopped ? 1 : 0;
+  return pass.stopped;
 }
 
 void Machine::profile(bool on) {

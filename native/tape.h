@@ -77,12 +77,16 @@ class Machine {
   int load(const i64* image, size_t words, const std::vector<std::string>& names);
   // Runs the tape for the step that lies in flat memory. Returns 0, or 1 when it was stopped and committed nothing.
   int run(const i64* tape, size_t words);
+  // Runs Programs outside a step, with all symbols = rows: ceilings, tests of kernels, verify.
+  void run_nodes(const i64* tape, size_t words, i64 rows);
   // Nanoseconds per node of the programs of the last run, when profiling is on: [program][node] flattened in load order.
   void profile(bool on);
   std::vector<i64> node_times() const;
 
  private:
   friend struct Pass;
+  i64 programs() const { return static_cast<i64>(programs_.size()); }
+  bool walk(const i64* tape, size_t words, const i64* symbols);  // whether it was stopped
   const Variant* variant_;
   Team team_;
   size_t scratch_bytes_;
