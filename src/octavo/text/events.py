@@ -1,0 +1,36 @@
+"""What a request gives back while it runs: text that is final, and its end. Nouns only; they know no wire format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from octavo.request import FinishReason, Logprob
+
+LogprobEntry = dict[int, Logprob]  # token id -> Logprob: the chosen token and the asked-for alternatives
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text of one choice that will not change, and the tokens that it ends.
+
+    Over a whole choice every counted token stands in exactly one delta, in order; `text` is empty only in a last delta
+    that brings tokens without text (an eos id, a removed stop string). logprobs: one entry for each of token_ids, or
+    None when none were asked for.
+    """
+
+    index: int  # the choice
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[LogprobEntry, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of one choice; nothing follows. stop_reason: the stop string or stop id that ended it, None otherwise."""
+
+    index: int
+    reason: FinishReason
+    stop_reason: str | int | None = None
+
+
+Event = TextDelta | Finished
