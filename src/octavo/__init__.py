@@ -1,1 +1,29 @@
-"""octavo: an inference server whose tokens depend on nothing but the request."""
+"""octavo: an inference server whose tokens depend on the request and on nothing else.
+
+Importing it does no work: each public name is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from octavo.async_llm import AsyncLLM
+    from octavo.llm import LLM
+    from octavo.request import RequestOutput
+    from octavo.sampling_params import SamplingParams
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "AsyncLLM", "RequestOutput", "SamplingParams", "__version__"]
+
+_PLACES = {
+    "LLM": "octavo.llm",
+    "AsyncLLM": "octavo.async_llm",
+    "RequestOutput": "octavo.request",
+    "SamplingParams": "octavo.sampling_params",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'octavo' has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name]), name)

@@ -108,7 +108,8 @@ class FlagTable:
         name = name.replace("_", "-") if name.startswith("--") else name
         if any(quote in name for quote in _QUOTES):
             raise ConfigError(f"{word}: it contains a typographic quote. Type ' or \".", flag=name)
-        if name not in self.spellings and not name.startswith("--") and name[:2] in self.spellings:
+        known = name in self.spellings or name in IGNORED
+        if not known and not name.startswith("--") and name[:2] in self.spellings:
             name, equals, value = name[:2], "=", word[2:].removeprefix("=")  # -p8001
         base, dot, path = name.partition(".")
         if name == "-v" and name not in self.spellings:
@@ -305,4 +306,27 @@ def to_yaml(settings: Settings) -> str:
         elif not (value is None and each.kind.yaml_object):
             plain = list(value) if isinstance(value, tuple) else "auto" if value is None else value
             lines.append(f"{key}: {json.dumps(plain, ensure_ascii=False)}")  # JSON is YAML
+    return "\n".join(lines) + "\n"
+
+
+def to_markdown() -> str:
+    """The page docs/options.md."""
+    lines = [
+        "# Options",
+        "",
+        "Made by `python3 dev docs` from src/octavo/config.py. Each is also a key of the YAML file (`--config`) and",
+        "the variable `OCTAVO_ARG_<FLAG>`; precedence: flag, variable, file, default. Counts take `32k` (32,000) and",
+        "`32K` (32,768), sizes `4GiB` and `4GB`, durations `30s` and `5m`; `auto` and `-1` leave the choice to start-up.",
+    ]
+    group = ""
+    for each in (option for noun in NOUNS for option in options_of(noun)):
+        if each.group != group:
+            group = each.group
+            lines += ["", f"## {group}", "", "| flag | also | default | meaning |", "|---|---|---|---|"]
+        also = ", ".join(f"`{name}`" for name in (*each.aliases, *each.negations, *each.env))
+        value = "auto" if each.kind.auto and each.default is None else shown_value(each, each.default)
+        flag = f"`{_spelled(each, False)}`".replace("|", "\\|")
+        lines.append(f"| {flag} | {also} | {value} | {each.help.replace('|', chr(92) + '|')} |")
+    lines += ["", "## Accepted without effect", ""]
+    lines += [f"- `{name}`: {why}" for name, (_, why) in IGNORED.items()]
     return "\n".join(lines) + "\n"

@@ -1,0 +1,19 @@
+"""What holds for every test: the developer's own settings are out of the way, and hypothesis has no deadline."""
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("quick", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("quick")
+
+KEPT = {"OCTAVO_CACHE"}  # where tests/real.py keeps models
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No OCTAVO_* variable of the developer's decides a test."""
+    for name in list(os.environ):
+        if name.startswith("OCTAVO_") and name not in KEPT:
+            monkeypatch.delenv(name)
