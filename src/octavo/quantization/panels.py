@@ -128,8 +128,9 @@ def _pack_u4(out: Bytes, fmt: Format, rows: Bytes, layout: PackedLayout) -> None
 def _pack_u8(out: Bytes, fmt: Format, rows: Bytes, layout: PackedLayout) -> None:
     """Block: 16 rows (c*8 + j) of 64 bytes, then the scales.
 
-    Byte l*4 + t of a row is the code of column c*16 + l at k = 4j + t, moved to the layout's zero point. Scales: groups of 32 have 32 d, then 32 m where
-    the layout has minima (zeros where the format has none); groups of 16 have 32 d of the first, 32 d of the second.
+    Byte l*4 + t of a row is the code of column c*16 + l at k = 4j + t, moved to the layout's zero point. Scales: groups
+    of 32 have 32 d, then 32 m where the layout has minima (zeros where the format has none); groups of 16 have 32 d of
+    the first, 32 d of the second.
     """
     count = len(out)
     codes = fmt.codes(rows.reshape(-1, fmt.block_bytes))
@@ -168,7 +169,7 @@ PACKERS: dict[str, Callable[[Bytes, Format, Bytes, PackedLayout], None]] = {
 
 
 def unpack(layout: PackedLayout, packed: Bytes, n: int, k: int) -> Floats:
-    """Packed bytes -> float32 [n, k], equal to the dequantized source; the definition that kernels are tested against."""
+    """Packed bytes -> float32 [n, k], equal to the dequantized source: what kernels are tested against."""
     if layout.k_block == 1:
         return _unpack_floats(layout, packed, n, k)
     codes = unpack_codes(layout, packed, k)
