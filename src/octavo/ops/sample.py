@@ -1,0 +1,42 @@
+"""sample(logits): the sampler as an anchor: logits of a chunk of rows -> ids, log-probabilities, ranks in the flat step.
+
+Order of its steps: raw log-probabilities and ranks -> allowed ids, bad words, min_tokens -> logit_bias -> repetition,
+presence and frequency penalties -> temperature -> top_k -> top_p -> min_p -> Philox draw. Ties: logit descending, id
+ascending. The parameters are columns of the slot table; the definition of each is kernels/reference/sample_filters.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from octavo.ops.op import Attrs, Contract, Locality, Op, Results, bit_equal
+from octavo.program.graph import Node, Value
+from octavo.program.symbols import Sum, Values
+
+
+def _results(operands: Sequence[Value], attrs: Attrs) -> Results:
+    return [((operands[0].shape[0],), "i32")]
+
+
+def _operations(node: Node) -> Sum:
+    return Sum((node.operands[0].shape[0] * (4 * node.operands[0].width),))
+
+
+def sample_workspace(vocab: int, rows: int) -> int:
+    """Bytes of workspace for a chunk of `rows` rows: per row two float32 and one int32 a vocabulary entry."""
+    return -(-rows * vocab * 12 // 64) * 64
+
+
+def _workspace(node: Node, bounds: Values) -> int:
+    return sample_workspace(node.operands[0].width, node.operands[0].shape[0].at(bounds))
+
+
+SAMPLE = Op(
+    "sample", "anchor", Locality.ROW, Contract("float32", "columns ascending in blocks, rows of a sequence in order"),
+    _results, bit_equal, _operations, _workspace,
+)  # fmt: skip
+
+
+def sample(logits: Value) -> Value:
+    """logits [R, V] f32 -> ids [R] i32 (which native code writes into out_token, with the other results)."""
+    return SAMPLE(logits)
