@@ -1,0 +1,319 @@
+// Paged attention: who computes which rows, heads and splits. The arithmetic is attention_tile.h (one split) and
+// attention_merge.h (splits to rows). Knows nothing of models: windows, causality and cross attention are row_lo and row_hi.
+//
+// An item is a block of adjacent rows of one sequence (all query heads of one KV head): 24 queries at most, so that a page of
+// keys is read from L1 for all of them and their scores (24 KiB) stay in L2 at worst. Items are taken dynamically, longest
+// first. When there are fewer than four items a thread and some context is longer than a split, (item, split) is shared
+// instead, and after a barrier each item's partials are merged in the same order by the same code: equal bits.
+//
+// Scratch a thread needs: see scratch_bytes(); 256 KiB do for group * (12 * head_dim + 1104) < 128 KiB and 8192 rows.
+#include "attention_tile.h"
+
+OCTAVO_BEGIN
+namespace {
+
+constexpr int kBlockQueries = 24, kBlockRows = 16;
+
+struct Block {
+  int32_t row0, rows, slot;
+  int32_t lo, hi;  // visible keys of all its rows together
+  int first_split() const { return lo / kSplit; }
+  int splits() const { return lo < hi ? (hi + kSplit - 1) / kSplit - lo / kSplit : 0; }
+};
+
+// The arguments of the node, read once, and what follows from them.
+struct Work {
+  const Run& run;
+  const KvGroup& group;
+  const float* q;
+  i64 q_ld, layer, heads_per_kv;
+  float scale, cap;
+  const float* sinks;
+  uint8_t* workspace;
+  i64 workspace_bytes, epilogues;
+  const i64* epilogue;
+  int blocks, block_rows;
+  bool heads_inner;  // one block a sequence: all heads of a page together; else one head's pages serve many blocks
+  Block* block;
+
+  i64 queries(const Block& b) const { return b.rows * heads_per_kv; }
+  i64 items() const { return blocks * i64{group.kv_heads}; }
+  const Block& block_of(i64 item) const { return block[heads_inner ? item / group.kv_heads : item % blocks]; }
+  i64 head_of(i64 item) const { return heads_inner ? item % group.kv_heads : item / blocks; }
+};
+
+// This thread's memory for one item.
+struct Buffers {
+  float *q, *s;
+  F* top;
+  int32_t *lo, *hi;
+  Partial whole, part;
+};
+
+static constexpr i64 lines(i64 bytes) { return (bytes + 63) / 64 * 64; }
+
+static i64 buffer_bytes(i64 queries, i64 head_dim) {
+  return lines(queries * head_dim * 4) * 3 + queries * (kSplit * 4 + 64) + lines(queries * 4) * 6;
+}
+
+static Buffers carve(uint8_t* p, i64 queries, i64 head_dim) {
+  const auto take = [&p](i64 bytes) {
+    uint8_t* at = p;
+    p += lines(bytes);
+    return at;
+  };
+  const auto floats = [&take](i64 n) { return reinterpret_cast<float*>(take(n * 4)); };
+  Buffers b;
+  b.top = reinterpret_cast<F*>(take(queries * 64));
+  b.q = floats(queries * head_dim);
+  b.s = floats(queries * kSplit);
+  b.lo = reinterpret_cast<int32_t*>(take(queries * 4));
+  b.hi = reinterpret_cast<int32_t*>(take(queries * 4));
+  b.whole = {floats(queries), floats(queries), floats(queries * head_dim)};
+  b.part = {floats(queries), floats(queries), floats(queries * head_dim)};
+  return b;
+}
+
+// Four classes an octave, longest first.
+static inline int length_class(const Block& b) {
+  const uint32_t tiles = b.lo < b.hi ? static_cast<uint32_t>((b.hi - b.lo) / kTile + 1) : 1;
+  const int log = 31 - __builtin_clz(tiles);
+  return 127 - (log * 4 + static_cast<int>((static_cast<uint64_t>(tiles) << 2 >> log) & 3));
+}
+
+template <class Call>
+static void each_block(const Work& w, const Call& call) {
+  const Step& step = *w.run.step;
+  const int32_t *lo = step.row_lo + w.group.index * step.T, *hi = step.row_hi + w.group.index * step.T;
+  for (i64 s = 0; s < step.header[H_seqs]; s++)
+    for (int32_t row = step.seq_row[s]; row < step.seq_row[s + 1]; row += w.block_rows) {
+      const int32_t left = step.seq_row[s + 1] - row;
+      Block b{row, left < w.block_rows ? left : static_cast<int32_t>(w.block_rows), step.seq_slot[s], INT32_MAX, 0};
+      for (int32_t r = row; r < row + b.rows; r++) {
+        if (lo[r] >= hi[r]) continue;
+        b.lo = lo[r] < b.lo ? lo[r] : b.lo;
+        b.hi = hi[r] > b.hi ? hi[r] : b.hi;
+      }
+      call(b);
+    }
+}
+
+// All blocks of the step, longest class first: a counting sort, the same on every thread. Returns the most splits of one.
+static int list_blocks(Work& w) {
+  int32_t at[128] = {};
+  int most = 0;
+  each_block(w, [&](const Block& b) {
+    at[length_class(b)]++;
+    most = b.splits() > most ? b.splits() : most;
+  });
+  int32_t sum = 0;
+  for (int32_t& n : at) {
+    const int32_t count = n;
+    n = sum;
+    sum += count;
+  }
+  w.blocks = sum;
+  each_block(w, [&](const Block& b) { w.block[at[length_class(b)]++] = b; });
+  w.heads_inner = w.blocks == w.run.step->header[H_seqs];
+  return most;
+}
+
+// Addresses of K in the pages of the visible tiles of a split, from `first` to `last` (first == last: nothing is visible).
+// A page of such a tile that no row sees may not exist: another one stands in, all of its keys are masked.
+static void find_pages(const Work& w, const Block& b, i64 head, int split, const uint8_t** page, int& first, int& last) {
+  const Slots& slots = *w.run.slots;
+  const int32_t* table = slots.page + (b.slot * slots.G + w.group.index) * slots.P + split * kPages;
+  const int base = split * kSplit;
+  const int lo = b.lo > base ? b.lo - base : 0, hi = b.hi - base < kSplit ? b.hi - base : kSplit;
+  first = last = 0;
+  if (lo >= hi) return;
+  const uint8_t* const k = w.group.pool + w.layer * w.group.layer_bytes + head * w.group.head_bytes;
+  const uint8_t* any = nullptr;
+  const int begin = lo / kTile * 2, end = (hi + kTile - 1) / kTile * 2;
+  for (int p = begin; p < end; p++) {
+    const bool seen = p * kPage < hi && (p + 1) * kPage > lo;
+    page[p] = seen && table[p] >= 0 ? k + table[p] * w.group.page_bytes : nullptr;
+    if (page[p]) any = page[p];
+  }
+  if (!any) return;
+  for (int p = begin; p < end; p++)
+    if (!page[p]) page[p] = any;
+  first = begin;
+  last = end;
+}
+
+static void ask_for(const Work& w, const Block& b, i64 head, int split, Split& a) {
+  const uint8_t* page[kPages];
+  int first, last;
+  find_pages(w, b, head, split, page, first, last);
+  a.nexts = last - first;
+  for (int p = first; p < last; p++) a.next[p - first] = page[p];
+}
+
+template <KeyKind KIND>
+static void load_queries(const Work& w, const Block& b, i64 head, float* out) {
+  const i64 columns = w.heads_per_kv * w.group.head_dim;
+  for (i64 r = 0; r < b.rows; r++) {
+    const float* q = w.q + (b.row0 + r) * w.q_ld + head * columns;
+    for (i64 c = 0; c < columns; c += 16) {
+      if constexpr (KIND == kBf16Dot)
+        store_bf16(reinterpret_cast<uint16_t*>(out) + r * columns + c, load(q + c));
+      else
+        store(out + r * columns + c, load(q + c));
+    }
+  }
+}
+
+static Split start(const Work& w, const Block& b, const Buffers& m) {
+  Split a;
+  a.nexts = a.first = a.last = 0;
+  a.v_offset = w.group.head_bytes / 2;
+  a.head_dim = w.group.head_dim;
+  a.queries = static_cast<int>(w.queries(b));
+  a.group = static_cast<int>(w.heads_per_kv);
+  a.lo = m.lo;
+  a.hi = m.hi;
+  a.scale = w.scale * kLog2e;
+  a.cap = w.cap * kLog2e;
+  a.cap_in = w.cap > 0 ? 2.0f * w.scale * kLog2e / w.cap : 0.0f;
+  a.q = m.q;
+  a.s = m.s;
+  a.top = m.top;
+  return a;
+}
+
+// One split of an item into `out`; a.next is set already. False: no key of it is visible.
+template <KeyKind KIND>
+static bool one_split(const Work& w, const Block& b, i64 head, int split, const Buffers& m, Split& a, const Partial& out) {
+  find_pages(w, b, head, split, a.page, a.first, a.last);
+  if (a.first == a.last) return false;
+  const Step& step = *w.run.step;
+  const i64 row0 = w.group.index * step.T + b.row0;
+  for (int r = 0; r < b.rows; r++) {
+    m.lo[r] = step.row_lo[row0 + r] - split * kSplit;
+    m.hi[r] = step.row_hi[row0 + r] - split * kSplit;
+  }
+  attend<KIND>(a, out);
+  return true;
+}
+
+static void nothing(const Partial& p, i64 queries, i64 head_dim) {
+  for (i64 q = 0; q < queries; q++) {
+    p.m[q] = -__builtin_inff();
+    p.l[q] = 0;
+  }
+  for (i64 i = 0; i < queries * head_dim; i += 16) store(p.o + i, zero());
+}
+
+static void emit(const Work& w, const Block& b, i64 head, const Partial& whole) {
+  const i64 columns = w.heads_per_kv * w.group.head_dim;
+  finish(whole, w.queries(b), w.heads_per_kv, w.group.head_dim, w.sinks ? w.sinks + head * w.heads_per_kv : nullptr);
+  Tile tile{whole.o, columns, b.rows, b.row0, columns, head * columns};
+  const i64* e = w.epilogue;
+  for (i64 i = 0; i < w.epilogues; i++, e += 2 + e[1]) reinterpret_cast<TileFn>(e[0])(e + 2, w.run, tile);
+}
+
+template <KeyKind KIND>
+static void whole_items(const Work& w, const Buffers& m) {
+  const i64 items = w.items();
+  for (i64 item; (item = __atomic_fetch_add(w.run.counter, 1, __ATOMIC_RELAXED)) < items;) {
+    const Block& b = w.block_of(item);
+    const i64 head = w.head_of(item), n = w.queries(b);
+    load_queries<KIND>(w, b, head, m.q);
+    Split a = start(w, b, m);
+    nothing(m.whole, n, w.group.head_dim);
+    bool empty = true;
+    for (int s = 0; s < b.splits(); s++) {
+      if (s + 1 < b.splits()) {
+        ask_for(w, b, head, b.first_split() + s + 1, a);
+      } else {  // most likely this thread's next item
+        const i64 next = __atomic_load_n(w.run.counter, __ATOMIC_RELAXED);
+        a.nexts = 0;
+        if (next < items) ask_for(w, w.block_of(next), w.head_of(next), w.block_of(next).first_split(), a);
+      }
+      const Partial& out = empty ? m.whole : m.part;
+      if (!one_split<KIND>(w, b, head, b.first_split() + s, m, a, out)) continue;
+      if (!empty) merge(m.whole, m.part, n, w.group.head_dim);
+      empty = false;
+    }
+    emit(w, b, head, m.whole);
+  }
+}
+
+// Partials in the workspace: [item][split], each m[queries] l[queries] o[queries][head_dim].
+static i64 partial_bytes(const Work& w) {
+  return lines(w.block_rows * w.heads_per_kv * (w.group.head_dim + 2) * 4);
+}
+
+static Partial partial_at(const Work& w, i64 index) {
+  float* p = reinterpret_cast<float*>(w.workspace + index * partial_bytes(w));
+  const i64 n = w.block_rows * w.heads_per_kv;
+  return {p + n * w.group.head_dim, p + n * w.group.head_dim + n, p};
+}
+
+template <KeyKind KIND>
+static void split_items(const Work& w, const Buffers& m, int splits) {
+  const i64 shares = w.items() * splits;
+  for (i64 i; (i = __atomic_fetch_add(w.run.counter, 1, __ATOMIC_RELAXED)) < shares;) {
+    const i64 item = i / splits, head = w.head_of(item);
+    const int s = static_cast<int>(i % splits);
+    const Block& b = w.block_of(item);
+    if (s >= b.splits()) continue;
+    load_queries<KIND>(w, b, head, m.q);
+    Split a = start(w, b, m);
+    const i64 next = __atomic_load_n(w.run.counter, __ATOMIC_RELAXED);
+    if (next < shares) {
+      const Block& c = w.block_of(next / splits);
+      const int t = static_cast<int>(next % splits);
+      if (t < c.splits()) ask_for(w, c, w.head_of(next / splits), c.first_split() + t, a);
+    }
+    const Partial out = partial_at(w, i);
+    if (!one_split<KIND>(w, b, head, b.first_split() + s, m, a, out)) nothing(out, w.queries(b), w.group.head_dim);
+  }
+  w.run.barrier(w.run.team, w.run.thread);
+  for (i64 item = w.run.thread; item < w.items(); item += w.run.threads) {
+    const Block& b = w.block_of(item);
+    nothing(m.whole, w.queries(b), w.group.head_dim);
+    for (int s = 0; s < b.splits(); s++)
+      merge(m.whole, partial_at(w, item * splits + s), w.queries(b), w.group.head_dim);
+    emit(w, b, w.head_of(item), m.whole);
+  }
+}
+
+template <KeyKind KIND>
+static void share(Work& w) {
+  const i64 head_dim = w.group.head_dim;
+  const i64 most_blocks = w.run.step->header[H_rows];  // a block has a row at least
+  const i64 list = lines(most_blocks * static_cast<i64>(sizeof(Block)));
+  while (w.block_rows > 1 && list + buffer_bytes(w.block_rows * w.heads_per_kv, head_dim) > w.run.scratch_bytes)
+    w.block_rows--;
+  const i64 queries = w.block_rows * w.heads_per_kv;
+  if (list + buffer_bytes(queries, head_dim) > w.run.scratch_bytes) __builtin_trap();  // a fault of the memory plan
+  w.block = reinterpret_cast<Block*>(w.run.scratch);
+  const int splits = list_blocks(w);
+  const Buffers m = carve(w.run.scratch + list, queries, head_dim);
+  const bool few = w.items() < 4 * w.run.threads && splits > 1 && w.run.threads > 1;
+  if (few && w.items() * splits * partial_bytes(w) <= w.workspace_bytes)
+    split_items<KIND>(w, m, splits);
+  else
+    whole_items<KIND>(w, m);
+}
+
+static void attention(const i64* args, const Run& run) {
+  if (run.dims[args[0]] == 0) return;
+  const KvGroup& group = run.groups[args[3]];
+  const i64 per_kv = args[5] / group.kv_heads;
+  const i64 rows = kBlockQueries / per_kv;
+  Work w{run, group, reinterpret_cast<const float*>(args[1]), args[2], args[4], per_kv, float_arg(args[6]), float_arg(args[7]),
+         reinterpret_cast<const float*>(args[8]), reinterpret_cast<uint8_t*>(args[9]), args[10], args[11], args + 12, 0,
+         static_cast<int>(rows < 1 ? 1 : rows > kBlockRows ? kBlockRows : rows), false, nullptr};
+  if (group.dtype == 1)
+    share<kFloat>(w);
+  else
+    share<HAS_BF16_DOT ? kBf16Dot : kBf16Wide>(w);
+}
+
+}  // namespace
+
+OCTAVO_ENTRIES(attention, {"attention", OCTAVO_FN(attention)})
+OCTAVO_END

@@ -1,0 +1,295 @@
+// One split of keys (at most 256, aligned to position 0) against a block of queries: scores, softmax, values. Knows pages
+// only as 16 addresses, and nothing of sequences, threads or merging.
+//
+// Three passes over the split: all scores and each query's largest one; p = 2^(s - m), written over the scores; sums of
+// p * v held in registers over all keys. Each (query, key) score is one chain over d ascending and each (query, column) sum
+// is one chain over keys ascending, so that the bits of a query do not depend on how many queries, pages or columns a
+// register tile takes. Masked keys have s = -inf and p = 0 exactly; adding 0 * v changes nothing but the sign of a zero,
+// which the final + 0 removes: so it does not matter whether a tile without visible keys is visited.
+//
+// Tried and dropped: the running maximum per tile of 32 keys (as in the experiment in spike/): a horizontal maximum and a
+// rescale per query and tile where one per split does; same independence, since a split starts from nothing.
+//
+// Rounding of bf16 keys where the ISA has the bf16 dot product: q and p are rounded to bf16, and l sums the rounded p, so
+// that the weights that multiply v add up to 1 exactly (an error in p then weighs v - o, not v). Elsewhere bf16 widens
+// to float and every step is a fma.
+#pragma once
+#include "attention_merge.h"
+
+OCTAVO_BEGIN
+namespace {
+
+enum KeyKind { kBf16Dot, kBf16Wide, kFloat };
+
+// Queries of a register tile, by the number of registers: queries x pages (or columns) accumulators, the keys (or values),
+// one broadcast.
+#if defined(__AVX512F__)
+constexpr int kMaxQueries = 6, kNarrow = 2, kWide = 4, kWideQueries = 3, kColumns = 4;
+#elif defined(__AVX2__)
+constexpr int kMaxQueries = 3, kNarrow = 1, kWide = 1, kWideQueries = 0, kColumns = 1;
+#else
+constexpr int kMaxQueries = 2, kNarrow = 1, kWide = 1, kWideQueries = 0, kColumns = 1;
+#endif
+constexpr int kPages = kSplit / kPage;
+
+struct Split {
+  const uint8_t* page[kPages];  // K of the head in each page of [first, last); V follows v_offset bytes later
+  const uint8_t* next[kPages];  // K of the pages that come next, for prefetching; nexts of them
+  int nexts;
+  int first, last;  // pages visited: whole tiles
+  i64 v_offset, head_dim;
+  int queries, group;     // group queries share a row
+  const int32_t *lo, *hi;  // per row: visible keys, relative to the split
+  float scale, cap;        // scale: to units of log2 (without cap); cap: see capped()
+  float cap_in;
+  const float* q;  // [queries][head_dim], or pairs of bf16 in [queries][head_dim / 2] words
+  float* s;        // [queries][256]: scores, then p (bf16 in the first half of a row for kBf16Dot)
+  F* top;          // [queries]
+};
+
+static inline int bits_of(const float* p) {
+  int u;
+  __builtin_memcpy(&u, p, 4);
+  return u;
+}
+
+// cap * tanh(s * scale / cap) in units of log2: tanh|x| = (1 - e) / (1 + e), e = 2^(-2 |x| log2(e)).
+static inline F capped(F s, float cap_in, float cap) {
+  const F x = mul(s, set1(cap_in));
+  const F e = exp2<6>(neg(abs(x)));
+  const F t = mul(set1(cap), div(sub(set1(1.0f), e), add(set1(1.0f), e)));
+  return select(lt(x, zero()), neg(t), t);
+}
+
+// Scores of NQ queries from query q0 on against NP pages from `page` on. Reading K, the lines of V are asked for.
+template <KeyKind KIND, int NQ, int NP>
+static void scores(const Split& a, int q0, int page, bool ahead, bool partly) {
+  F acc[NQ][NP];
+#pragma GCC unroll 8
+  for (int i = 0; i < NQ; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < NP; j++) acc[i][j] = zero();
+  const uint8_t* k[NP];
+  for (int j = 0; j < NP; j++) k[j] = a.page[page + j];
+  const i64 steps = KIND == kFloat ? a.head_dim : a.head_dim / 2, stride = KIND == kBf16Dot ? steps : a.head_dim;
+  const float* q = a.q + q0 * stride;
+  for (i64 d = 0; d < steps; d++) {
+    if (ahead)
+#pragma GCC unroll 4
+      for (int j = 0; j < NP; j++) prefetch(k[j] + a.v_offset + d * 64);
+#if HAS_BF16_DOT
+    if constexpr (KIND == kBf16Dot) {
+      I w[NP];
+#pragma GCC unroll 4
+      for (int j = 0; j < NP; j++) w[j] = loadi(k[j] + d * 64);
+#pragma GCC unroll 8
+      for (int i = 0; i < NQ; i++) {
+        const I x = seti(bits_of(q + i * stride + d));
+#pragma GCC unroll 4
+        for (int j = 0; j < NP; j++) acc[i][j] = dot_bf16(acc[i][j], w[j], x);
+      }
+    }
+#endif
+    if constexpr (KIND == kBf16Wide) {
+#pragma GCC unroll 4
+      for (int j = 0; j < NP; j++) {
+        const I w = loadi(k[j] + d * 64);
+        const F even = as_f(shl_i<16>(w)), odd = as_f(and_i(w, seti(static_cast<int32_t>(0xffff0000u))));
+#pragma GCC unroll 8
+        for (int i = 0; i < NQ; i++) {
+          acc[i][j] = fma(even, set1(q[i * stride + 2 * d]), acc[i][j]);
+          acc[i][j] = fma(odd, set1(q[i * stride + 2 * d + 1]), acc[i][j]);
+        }
+      }
+    }
+    if constexpr (KIND == kFloat) {
+#pragma GCC unroll 4
+      for (int j = 0; j < NP; j++) {
+        const F w = load(reinterpret_cast<const float*>(k[j] + d * 64));
+#pragma GCC unroll 8
+        for (int i = 0; i < NQ; i++) acc[i][j] = fma(w, set1(q[i * stride + d]), acc[i][j]);
+      }
+    }
+  }
+  const F never = set1(-__builtin_inff());
+#pragma GCC unroll 8
+  for (int i = 0; i < NQ; i++) {
+    const int row = (q0 + i) / a.group;
+#pragma GCC unroll 4
+    for (int j = 0; j < NP; j++) {
+      F s = a.cap > 0 ? capped(acc[i][j], a.cap_in, a.cap) : mul(acc[i][j], set1(a.scale));
+      if (partly) {
+        const int key = (page + j) * kPage;
+        s = select(mask_n(a.hi[row] - key), s, never);
+        s = select(mask_n(a.lo[row] - key), never, s);
+      }
+      store(a.s + (q0 + i) * kSplit + (page + j) * kPage, s);
+      a.top[q0 + i] = max(a.top[q0 + i], s);
+    }
+  }
+}
+
+// Sums of p * v of NQ queries over NC x 16 columns from column c on; the pages of what comes next are asked for.
+template <KeyKind KIND, int NQ, int NC>
+static void values(const Split& a, int q0, i64 c, bool ahead, float* o) {
+  F acc[NQ][NC];
+#pragma GCC unroll 8
+  for (int i = 0; i < NQ; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < NC; j++) acc[i][j] = zero();
+  const i64 pair = KIND == kFloat ? a.head_dim * 8 : a.head_dim * 4, lines = a.v_offset / (64 * kPage / 2);
+  for (int page = a.first; page < a.last; page++) {
+    const uint8_t* v = a.page[page] + a.v_offset + c * 4;
+    const uint8_t* soon = ahead && page - a.first < a.nexts ? a.next[page - a.first] : nullptr;
+    const float* p = a.s + q0 * kSplit + (KIND == kBf16Dot ? page * kPage / 2 : page * kPage);
+    for (int t = 0; t < kPage / 2; t++, v += pair) {
+      if (soon)
+        for (i64 n = 0; n < lines; n++) prefetch(soon + (t * lines + n) * 64);
+#if HAS_BF16_DOT
+      if constexpr (KIND == kBf16Dot) {
+        I w[NC];
+#pragma GCC unroll 4
+        for (int j = 0; j < NC; j++) w[j] = loadi(v + j * 64);
+#pragma GCC unroll 8
+        for (int i = 0; i < NQ; i++) {
+          const I x = seti(bits_of(p + i * kSplit + t));
+#pragma GCC unroll 4
+          for (int j = 0; j < NC; j++) acc[i][j] = dot_bf16(acc[i][j], w[j], x);
+        }
+      }
+#endif
+      if constexpr (KIND != kBf16Dot) {
+#pragma GCC unroll 4
+        for (int j = 0; j < NC; j++) {
+          F even, odd;
+          if constexpr (KIND == kBf16Wide) {
+            const I w = loadi(v + j * 64);
+            even = as_f(shl_i<16>(w));
+            odd = as_f(and_i(w, seti(static_cast<int32_t>(0xffff0000u))));
+          } else {
+            even = load(reinterpret_cast<const float*>(v) + j * 16);
+            odd = load(reinterpret_cast<const float*>(v) + a.head_dim + j * 16);
+          }
+#pragma GCC unroll 8
+          for (int i = 0; i < NQ; i++) {
+            acc[i][j] = fma(even, set1(p[i * kSplit + 2 * t]), acc[i][j]);
+            acc[i][j] = fma(odd, set1(p[i * kSplit + 2 * t + 1]), acc[i][j]);
+          }
+        }
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < NQ; i++)
+#pragma GCC unroll 4
+    for (int j = 0; j < NC; j++) store(o + (q0 + i) * a.head_dim + c + j * 16, add(acc[i][j], zero()));
+}
+
+#if HAS_BF16_DOT
+// bf16 of lo, then of hi, to nearest even (denormals to zero, as the dot product reads them anyway).
+static inline I pack_bf16(F lo, F hi) { return {(__m512i)_mm512_cvtne2ps_pbh(hi.v, lo.v)}; }
+#endif
+
+// p over the scores of one query; l by lanes, tiles ascending, then the fixed tree.
+template <KeyKind KIND>
+static inline float softmax(const Split& a, float* s, float m) {
+  const F base = set1(m == -__builtin_inff() ? 0.0f : m);  // no key is visible: 2^(-inf - 0) = 0
+  F l = zero();
+  for (int page = a.first; page < a.last; page += 2) {
+    const F x = sub(load(s + page * kPage), base), y = sub(load(s + (page + 1) * kPage), base);
+#if HAS_BF16_DOT
+    if constexpr (KIND == kBf16Dot) {
+      const I p = pack_bf16(exp2<4>(x), exp2<4>(y));
+      l = dot_bf16(l, p, seti(0x3f803f80));  // pairs of 1
+      storei(s + page * kPage / 2, p);
+    }
+#endif
+    if constexpr (KIND != kBf16Dot) {
+      const F p0 = exp2<6>(x), p1 = exp2<6>(y);
+      l = add(add(l, p0), p1);
+      store(s + page * kPage, p0);
+      store(s + (page + 1) * kPage, p1);
+    }
+  }
+  return reduce_add(l);
+}
+
+template <KeyKind KIND, int NQ>
+static inline void scores_of(const Split& a, int q0, int page, int pages, bool ahead, bool partly) {
+  if (NQ <= kWideQueries && pages == kWide)
+    scores<KIND, NQ, NQ <= kWideQueries ? kWide : kNarrow>(a, q0, page, ahead, partly);
+  else
+    for (int j = 0; j < pages; j += kNarrow) scores<KIND, NQ, kNarrow>(a, q0, page + j, ahead, partly);
+}
+
+template <KeyKind KIND, int NQ>
+static inline void values_of(const Split& a, int q0, float* o) {
+  i64 c = 0;
+  for (; c + kColumns * 16 <= a.head_dim; c += kColumns * 16) values<KIND, NQ, kColumns>(a, q0, c, q0 + c == 0, o);
+  if constexpr (kColumns > 1)
+    for (; c < a.head_dim; c += 16) values<KIND, NQ, 1>(a, q0, c, q0 + c == 0, o);
+}
+
+// f<NQ>(first query) over register tiles of nearly equal size.
+template <class Call>
+static inline void each_tile(int queries, const Call& f) {
+  const int tiles = (queries + kMaxQueries - 1) / kMaxQueries;
+  for (int t = 0; t < tiles; t++) {
+    const int q0 = queries * t / tiles, n = queries * (t + 1) / tiles - q0;
+    switch (n) {
+      case 1: f.template run<1>(q0); break;
+      case 2: f.template run<2>(q0); break;
+      case 3: f.template run<kMaxQueries < 3 ? 1 : 3>(q0); break;
+      case 4: f.template run<kMaxQueries < 4 ? 1 : 4>(q0); break;
+      case 5: f.template run<kMaxQueries < 5 ? 1 : 5>(q0); break;
+      default: f.template run<kMaxQueries>(q0); break;
+    }
+  }
+}
+
+template <KeyKind KIND>
+struct ScoresCall {
+  const Split& a;
+  int page, pages;
+  bool partly;
+  template <int NQ>
+  void run(int q0) const {
+    scores_of<KIND, NQ>(a, q0, page, pages, q0 == 0, partly);
+  }
+};
+
+template <KeyKind KIND>
+struct ValuesCall {
+  const Split& a;
+  float* o;
+  template <int NQ>
+  void run(int q0) const {
+    values_of<KIND, NQ>(a, q0, o);
+  }
+};
+
+// The whole split into `out`.
+template <KeyKind KIND>
+static void attend(const Split& a, const Partial& out) {
+  const int rows = a.queries / a.group;
+  int lo = 0, hi = kSplit;  // keys that every row sees
+  for (int r = 0; r < rows; r++) {
+    lo = a.lo[r] > lo ? a.lo[r] : lo;
+    hi = a.hi[r] < hi ? a.hi[r] : hi;
+  }
+  for (int q = 0; q < a.queries; q++) a.top[q] = set1(-__builtin_inff());
+  const int step = a.queries <= kWideQueries ? kWide : 2;
+  for (int page = a.first; page < a.last; page += step) {
+    const int pages = a.last - page < step ? a.last - page : step;
+    const bool partly = page * kPage < lo || (page + pages) * kPage > hi;
+    each_tile(a.queries, ScoresCall<KIND>{a, page, pages, partly});
+  }
+  for (int q = 0; q < a.queries; q++) {
+    out.m[q] = reduce_max(a.top[q]);
+    out.l[q] = softmax<KIND>(a, a.s + q * kSplit, out.m[q]);
+  }
+  each_tile(a.queries, ValuesCall<KIND>{a, out.o});
+}
+
+}  // namespace
+OCTAVO_END

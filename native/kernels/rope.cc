@@ -1,0 +1,87 @@
+// Row ops between the QKV product and attention: rotation by position, and writing K and V into their pages. Both are
+// epilogues of a linear and work on a tile of whole heads. Knows nothing of where tables or pages come from.
+#include "../simd/simd.h"
+
+OCTAVO_BEGIN
+namespace {
+
+using namespace simd;
+
+// "tile.rope"  0 cos ptr f32 [positions][rotary/2] 1 sin ptr 2 head_dim 3 rotary
+// With a = x[i], b = x[i + rotary/2]: x[i] = fma(a, cos, -(b * sin)), x[i + rotary/2] = fma(b, cos, a * sin).
+static void rope(const i64* args, const Run& run, Tile& tile) {
+  const i64 head_dim = args[2], half = args[3] / 2;
+  for (i64 r = 0; r < tile.rows; r++) {
+    const i64 position = run.step->row_pos[tile.row0 + r];
+    const float* cos = reinterpret_cast<const float*>(args[0]) + position * half;
+    const float* sin = reinterpret_cast<const float*>(args[1]) + position * half;
+    for (i64 h = 0; h < tile.cols; h += head_dim) {
+      float* x = tile.data + r * tile.ld + h;
+      for (i64 i = 0; i < half; i += 16) {
+        const i64 n = half - i;  // the last step may be short: head_dim 80 has half 40
+        const F a = load_n(x + i, n), b = load_n(x + half + i, n), c = load_n(cos + i, n), s = load_n(sin + i, n);
+        store_n(x + i, fma(a, c, neg(mul(b, s))), n);
+        store_n(x + half + i, fma(b, c, mul(a, s)), n);
+      }
+    }
+  }
+}
+
+// K [head_dim/2][16][2] of bf16: token `at` of each pair of columns.
+static inline void write_k(uint16_t* k, const float* x, i64 head_dim, int at) {
+  uint32_t* out = reinterpret_cast<uint32_t*>(k) + at;
+  for (i64 d = 0; d < head_dim; d += 16) {
+    alignas(32) uint16_t b[16];
+    store_bf16(b, load(x + d));
+    for (int i = 0; i < 8; i++) out[(d / 2 + i) * kPage] = b[2 * i] | static_cast<uint32_t>(b[2 * i + 1]) << 16;
+  }
+}
+
+// V [8 pairs of tokens][head_dim][2] of bf16. The other token's half of a word is read and written back: one thread
+// writes all rows of a head (the columns of an epilogue are divided among threads, never its rows).
+static inline void write_v(uint16_t* v, const float* x, i64 head_dim, int at) {
+  uint32_t* out = reinterpret_cast<uint32_t*>(v) + at / 2 * head_dim;
+  for (i64 d = 0; d < head_dim; d += 16) {
+    alignas(32) uint16_t b[16];
+    store_bf16(b, load(x + d));
+    const I mine = as_i(load_bf16(b)), old = loadi(out + d);
+    storei(out + d, at % 2 ? or_i(and_i(old, seti(0xffff)), mine)
+                           : or_i(and_i(old, seti(static_cast<int32_t>(0xffff0000u))), shr_i<16>(mine)));
+  }
+}
+
+static inline void write_float(float* page, const float* x, i64 head_dim, int at, bool v) {
+  if (v)
+    for (i64 d = 0; d < head_dim; d += 16) store(page + at * head_dim + d, load(x + d));
+  else
+    for (i64 d = 0; d < head_dim; d++) page[d * kPage + at] = x[d];
+}
+
+// "tile.kv_write"  0 group 1 layer 2 which (0: K, 1: V). Rounds to the dtype of the group, to nearest even.
+static void kv_write(const i64* args, const Run& run, Tile& tile) {
+  const KvGroup& group = run.groups[args[0]];
+  const Slots& slots = *run.slots;
+  const bool v = args[2] != 0;
+  for (i64 r = 0; r < tile.rows; r++) {
+    const i64 slot = run.step->row_slot[tile.row0 + r], position = run.step->row_pos[tile.row0 + r];
+    const i64 page = slots.page[(slot * slots.G + group.index) * slots.P + position / kPage];
+    const int at = static_cast<int>(position % kPage);
+    for (i64 c = 0; c < tile.cols; c += group.head_dim) {
+      const i64 head = (tile.col0 + c) / group.head_dim;
+      uint8_t* to = group.pool + page * group.page_bytes + args[1] * group.layer_bytes + head * group.head_bytes +
+                    (v ? group.head_bytes / 2 : 0);
+      const float* x = tile.data + r * tile.ld + c;
+      if (group.dtype == 1)
+        write_float(reinterpret_cast<float*>(to), x, group.head_dim, at, v);
+      else if (v)
+        write_v(reinterpret_cast<uint16_t*>(to), x, group.head_dim, at);
+      else
+        write_k(reinterpret_cast<uint16_t*>(to), x, group.head_dim, at);
+    }
+  }
+}
+
+}  // namespace
+
+OCTAVO_ENTRIES(rope, {"tile.rope", OCTAVO_FN(rope)}, {"tile.kv_write", OCTAVO_FN(kv_write)})
+OCTAVO_END

@@ -1,0 +1,260 @@
+// The attention node, its cache writes, rope and gated activations of one ISA variant: against a float64 reference within a
+// bound computed from the data, and bit for bit against itself over chunkings, batches, threads and work sharing.
+// Build: with attention.cc, rope.cc, activation.cc and the same -DOCTAVO_VARIANT and ISA flags. Exit status 1: a failure.
+#include <cmath>
+
+#include "attention_world.h"
+
+using namespace world;
+
+namespace {
+
+int failures = 0;
+
+void check(bool ok, const char* what, const Shape& s, const std::string& detail) {
+  if (ok) return;
+  failures++;
+  if (failures < 20)
+    std::printf("FAILED %s: heads %d, kv heads %d, head dim %d, dtype %d: %s\n", what, s.heads, s.kv_heads, s.head_dim,
+                s.dtype, detail.c_str());
+}
+
+constexpr double kUnit = 0x1p-24, kUnitBf16 = 0x1p-9;  // unit roundoff of float and of bf16
+
+// One output row of one head in float64, and for each column the most that an implementation may be off.
+// Score: q rounded (bf16 dot product only), head_dim products and sums, scale (and cap: 8 roundings of a number <= cap).
+// Weights: 2^(s - m) off by the score twice (its own, the largest), its polynomial (2^-18 or 2^-23) and rounding to bf16;
+// keys + merges sums of float on top and below.
+struct Expected {
+  std::vector<double> value, bound;
+};
+
+Expected reference(const World& w, int sequence, int position, int head, bool bf16_dot) {
+  const int hd = w.shape.head_dim, kvh = head / w.shape.group();
+  const auto [lo, hi] = w.visible(sequence, position);
+  const bool rounds = w.shape.dtype == 0;
+  const auto key = [&](const std::vector<float>& x, int p, int d) {
+    const float f = x[(size_t(p) * w.shape.kv_heads + kvh) * hd + d];
+    return double(rounds ? to_bf16(f) : f);
+  };
+  const float* q = &w.q[sequence][(size_t(position) * w.shape.heads + head) * hd];
+  std::vector<double> s(std::max(0, hi - lo));
+  double off = 0, top = -INFINITY;
+  for (int p = lo; p < hi; p++) {
+    double sum = 0, size = 0;
+    for (int d = 0; d < hd; d++) {
+      const double x = double(q[d]) * key(w.k[sequence], p, d);
+      sum += x;
+      size += std::fabs(x);
+    }
+    double score = sum * w.scale, e = size * w.scale * ((hd + 4) * kUnit + (bf16_dot ? kUnitBf16 : 0));
+    if (w.cap > 0) {
+      score = w.cap * std::tanh(score / w.cap);
+      e += 8 * kUnit * w.cap;
+    }
+    s[p - lo] = score;
+    off = std::max(off, e + 4 * kUnit * std::fabs(score));
+    top = std::max(top, score);
+  }
+  Expected out{std::vector<double>(hd), std::vector<double>(hd)};
+  double l = 0;
+  for (double x : s) l += std::exp(x - top);
+  if (!w.sinks.empty()) l += std::exp(double(w.sinks[head]) - top);
+  const double n = double(s.size()), merges = n / kSplit + 2;
+  const double weight = std::expm1(2 * off) + (bf16_dot ? 2 * kUnitBf16 + 0x1p-17 : 0) + (2 * n + 8 * merges + 16) * kUnit;
+  for (int p = lo; p < hi; p++)
+    for (int d = 0; d < hd; d++) {
+      const double x = std::exp(s[p - lo] - top) / l * key(w.v[sequence], p, d);
+      out.value[d] += x;
+      out.bound[d] += std::fabs(x) * weight + 1e-36;
+    }
+  return out;
+}
+
+std::vector<Part> everything(const World& w) {
+  std::vector<Part> parts;
+  for (size_t s = 0; s < w.lengths.size(); s++) parts.push_back({int(s), 0, w.lengths[s]});
+  return parts;
+}
+
+bool uses_bf16_dot(const Shape& s) {
+#ifdef __AVX512BF16__
+  return s.dtype == 0;
+#else
+  (void)s;
+  return false;
+#endif
+}
+
+void check_values(World& w, const char* what) {
+  w.clear();
+  w.write(everything(w));
+  const auto out = w.attend(everything(w), 2, 0);
+  const int hd = w.shape.head_dim;
+  size_t row = 0;
+  double worst = 0;
+  for (size_t s = 0; s < w.lengths.size(); s++)
+    for (int p = 0; p < w.lengths[s]; p++, row++) {
+      if (p > 40 && p % 7 && p % 32 > 1 && p != w.lengths[s] - 1) continue;  // all of the start, then a sample
+      for (int h = 0; h < w.shape.heads; h++) {
+        const Expected e = reference(w, int(s), p, h, uses_bf16_dot(w.shape));
+        for (int d = 0; d < hd; d++) {
+          const double got = out[(row * w.shape.heads + h) * hd + d];
+          const double off = std::fabs(got - e.value[d]);
+          worst = std::max(worst, e.bound[d] > 0 ? off / e.bound[d] : off > 0 ? 1e9 : 0);
+          if (!(off <= e.bound[d]))
+            check(false, what, w.shape, "sequence " + std::to_string(s) + " position " + std::to_string(p) + " head " +
+                  std::to_string(h) + " column " + std::to_string(d) + ": " + std::to_string(got) + ", expected " +
+                  std::to_string(e.value[d]) + " within " + std::to_string(e.bound[d]));
+        }
+      }
+    }
+  std::printf("%-22s heads %2d/%d head dim %3d dtype %d: worst error %.3f of its bound\n", what, w.shape.heads,
+              w.shape.kv_heads, hd, w.shape.dtype, worst);
+}
+
+// The same rows in random chunks and batches: every output bit equals that of one thread with all rows at once. `grow`:
+// keys are written chunk by chunk, so that later keys of a tile are still zero (causal rows only).
+void check_bits(World& w, const char* what, bool grow, std::mt19937_64& random, int rounds) {
+  w.clear();
+  w.write(everything(w));
+  const i64 columns = i64{w.shape.heads} * w.shape.head_dim;
+  const auto want = w.attend(everything(w), 1, 0);
+  std::vector<size_t> first{0};
+  for (int n : w.lengths) first.push_back(first.back() + n);
+  for (int round = 0; round < rounds; round++) {
+    if (grow) w.clear();
+    std::vector<int> done(w.lengths.size());
+    const int most = 1 + int(random() % (round % 3 == 0 ? 3 : round % 3 == 1 ? 40 : 300));
+    const int threads = 1 + round % 3;
+    const i64 workspace = random() % 2 ? i64{4} << 20 : 0, scratch = random() % 4 ? 1 << 18 : 100000;
+    for (bool left = true; left;) {
+      left = false;
+      std::vector<Part> parts;
+      for (size_t s = 0; s < w.lengths.size(); s++) {
+        const int rest = w.lengths[s] - done[s];
+        if (rest == 0) continue;
+        left = true;
+        if (random() % 4 == 0) continue;  // not in this step
+        parts.push_back({int(s), done[s], std::min(rest, 1 + int(random() % most))});
+      }
+      if (parts.empty()) continue;
+      std::shuffle(parts.begin(), parts.end(), random);
+      if (grow) w.write(parts);
+      const auto got = w.attend(parts, threads, workspace, scratch);
+      size_t row = 0;
+      for (const Part& p : parts) {
+        const float* expected = want.data() + (first[p.sequence] + p.from) * columns;
+        const bool same = std::memcmp(got.data() + row * columns, expected, size_t(p.count) * columns * 4) == 0;
+        check(same, what, w.shape, "sequence " + std::to_string(p.sequence) + " rows " + std::to_string(p.from) + " + " +
+              std::to_string(p.count) + ", " + std::to_string(threads) + " threads, workspace " +
+              std::to_string(workspace) + ", scratch " + std::to_string(scratch));
+        row += p.count;
+        done[p.sequence] += p.count;
+      }
+    }
+  }
+}
+
+void check_rope() {
+  std::mt19937_64 random(5);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  for (const auto& [head_dim, rotary] : {std::pair{64, 64}, {128, 128}, {16, 16}, {80, 80}, {96, 48}, {64, 16}, {256, 256}}) {
+    const int rows = 5, heads = 3, half = rotary / 2, cols = heads * head_dim;
+    std::vector<float> cos(64 * half), sin(64 * half), x(rows * cols);
+    for (auto* t : {&cos, &sin, &x})
+      for (float& f : *t) f = uniform(random);
+    std::vector<int32_t> position = {9, 3, 60, 0, 63};
+    Step step = {};
+    step.row_pos = position.data() - 2;  // the tile starts at row 2
+    Run run = {};
+    run.step = &step;
+    const i64 args[] = {i64(cos.data()), i64(sin.data()), head_dim, rotary};
+    auto y = x;
+    Tile tile{y.data(), cols, rows, 2, cols, 0};
+    reinterpret_cast<TileFn>(const_cast<void*>(find("tile.rope")))(args, run, tile);
+    for (int r = 0; r < rows; r++)
+      for (int c = 0; c < cols; c++) {
+        const int d = c % head_dim, i = d % half;
+        const float* at = &x[r * cols + c - d];
+        double want = at[d], size = 0;
+        if (d < rotary) {
+          const double cs = cos[position[r] * half + i], sn = sin[position[r] * half + i];
+          want = d < half ? at[i] * cs - at[half + i] * sn : at[half + i] * cs + at[i] * sn;
+          size = std::fabs(at[i]) + std::fabs(at[half + i]);
+        }
+        check(std::fabs(y[r * cols + c] - want) <= 3 * kUnit * size, "rope", {heads, heads, head_dim, 0},
+              "row " + std::to_string(r) + " column " + std::to_string(c));
+      }
+  }
+}
+
+void check_activations() {
+  for (const int half : {32, 20, 1}) {
+    std::vector<float> x(3 * (2 * half + 5));
+    std::mt19937_64 random(half);
+    std::normal_distribution<float> normal(0, 4);
+    for (float& f : x) f = normal(random);
+    x[0] = -200;  // exp overflows: the result is a zero
+    for (const bool gelu : {false, true}) {
+      auto y = x;
+      Tile tile{y.data(), 2 * half + 5, 3, 0, 2 * half, 0};
+      reinterpret_cast<TileFn>(const_cast<void*>(find(gelu ? "tile.gelu_mul" : "tile.silu_mul")))(nullptr, Run{}, tile);
+      check(tile.cols == half, "activation", {}, "the tile keeps its columns");
+      for (int r = 0; r < 3; r++)
+        for (int c = 0; c < half; c++) {
+          const double g = x[r * tile.ld + c], u = x[r * tile.ld + half + c];
+          const double y3 = 2 * std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g), z = gelu ? y3 : g;
+          const double want = g / (1 + std::exp(-z)) * u;
+          // an error of 4 units in the exponent's argument, 8 more in the rest
+          check(std::fabs(y[r * tile.ld + c] - want) <= std::fabs(want) * (8 + 4 * std::fabs(z)) * kUnit + 1e-37, "activation", {},
+                std::to_string(g) + " * " + std::to_string(u) + " gave " + std::to_string(y[r * tile.ld + c]));
+        }
+    }
+  }
+}
+
+std::pair<int, int> causal(int, int p) { return {0, p + 1}; }
+
+}  // namespace
+
+int main() {
+  check_rope();
+  check_activations();
+  std::mt19937_64 random(1);
+  const auto window = [](int, int p) { return std::pair{std::max(0, p - 99), p + 1}; };
+  const auto any = [](int s, int p) {  // neither ascending nor causal; some rows see nothing
+    const int lo = (p * 37 + s) % 200;
+    return std::pair{lo, std::min(290, lo + (p * 11) % 150)};
+  };
+  for (int dtype = 0; dtype < 2; dtype++) {
+    uint64_t seed = 7;
+    for (const auto& [heads, kv, hd] : {std::tuple{9, 3, 64}, {14, 2, 64}, {12, 2, 128}, {4, 4, 16}, {2, 1, 32}, {4, 1, 80},
+                                        {5, 1, 96}, {4, 1, 256}, {8, 1, 64}, {10, 1, 48}, {26, 1, 16}}) {
+      const Shape s{heads, kv, hd, dtype};
+      World plain(s, {70, 1, 300}, causal, seed++);
+      check_values(plain, "causal");
+      check_bits(plain, "causal bits", true, random, 6);
+      World narrow(s, {290, 33}, window, seed++);
+      check_bits(narrow, "window bits", true, random, 3);
+    }
+    const Shape s{9, 3, 64, dtype};
+    World sharp(s, {600, 17}, causal, seed++, 8.0f);
+    check_values(sharp, "sharp");
+    check_bits(sharp, "sharp bits", true, random, 9);
+    World narrow(s, {700, 40}, window, seed++);
+    check_values(narrow, "window");
+    World odd(s, {290, 290}, any, seed++);
+    check_values(odd, "any lo and hi");
+    check_bits(odd, "any bits", false, random, 9);
+    World capped(s, {280}, causal, seed++, 20.0f);
+    capped.cap = 5;
+    capped.sinks = {-1, 0, 1, 2, 3, 30, -30, 5, 0.5f};
+    check_values(capped, "cap and sinks");
+    check_bits(capped, "cap and sinks bits", true, random, 3);
+    World many(s, {1, 5, 31, 32, 33, 255, 256, 257, 513, 2}, causal, seed++);
+    check_bits(many, "batch bits", true, random, 6);
+  }
+  std::printf(failures ? "%d FAILED\n" : "all passed\n", failures);
+  return failures != 0;
+}
