@@ -57,16 +57,15 @@ MODELS = {
 }
 
 
-def models_folder() -> Path:
-    """Where the real models lie."""
-    return Path(os.environ.get("OCTAVO_TEST_MODELS") or "~/.cache/octavo-models").expanduser()
+# read when the module is imported: a test's own environment has no OCTAVO_* variables
+FOLDER = Path(os.environ.get("OCTAVO_TEST_MODELS") or "~/.cache/octavo-models").expanduser()
 
 
 @cache
 def model(name: str) -> Path:
     """The path of a model of MODELS, downloaded if it is not there yet."""
     wanted = MODELS[name]
-    target = models_folder() / wanted.file
+    target = FOLDER / wanted.file
     target.parent.mkdir(parents=True, exist_ok=True)
     checked = target.with_suffix(".sha256")  # written once the sum was right: 1 GiB need not be read at every run
     with target.with_suffix(".lock").open("w") as lock:
@@ -92,7 +91,7 @@ def qwen_half_b() -> Path:
 @cache
 def smollm2_safetensors() -> Path:
     """SmolLM2 as a Hugging Face folder in bf16, made once from the GGUF by transformers (weights dequantized)."""
-    folder = models_folder() / "SmolLM2-135M-Instruct-bf16"
+    folder = FOLDER / "SmolLM2-135M-Instruct-bf16"
     source = smollm2()
     with folder.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
