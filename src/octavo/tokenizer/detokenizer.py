@@ -26,9 +26,7 @@ class Detokenizer:
 
     __slots__ = ("_decode", "_drop_space", "_size", "_table")
 
-    def __init__(
-        self, tokenizer: Tokenizer, skip_special_tokens: bool = True, prompt_ids: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True, prompt_ids: Sequence[int] = ()) -> None:
         if tokenizer.kind is DecoderKind.OTHER:
             raise UnsupportedModel(
                 "the decoder in tokenizer.json is neither byte-level nor SentencePiece with byte fallback; its text "

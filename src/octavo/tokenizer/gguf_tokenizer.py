@@ -246,9 +246,7 @@ def _merges_from_scores(tokens: list[str], types: Sequence[int], scores: Sequenc
     for i in order:
         token = tokens[i]
         cuts = [
-            (ids[token[:at]], ids[token[at:]])
-            for at in range(1, len(token))
-            if token[:at] in ids and token[at:] in ids
+            (ids[token[:at]], ids[token[at:]]) for at in range(1, len(token)) if token[:at] in ids and token[at:] in ids
         ]
         merges.extend((tokens[left], tokens[right]) for left, right in sorted(cuts))
     return merges

@@ -114,8 +114,7 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = False, special: bool = True) -> list[int]:
         """Ids of `text`. add_special_tokens: with what the model puts around a sequence (BOS). special: the names of
         special tokens inside the text become those tokens; False takes them as ordinary text."""
-        # A lone surrogate (from JSON \ud800) is no text; it counts as U+FFFD, as in every UTF-8 decoder.
-        clean = text.encode("utf-8", "replace").decode() if text.isascii() is False and _surrogate(text) else text
+        clean = _whole_characters(text)
         with self._lock:
             if special:
                 return list(self._backend.encode(clean, add_special_tokens=add_special_tokens).ids)
@@ -177,8 +176,13 @@ class Tokenizer:
         return self._visible
 
 
-def _surrogate(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text)
+def _whole_characters(text: str) -> str:
+    """JSON's \\ud800 may put half a character into a string, which is no text: it counts as U+FFFD."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""Vocabularies for tests: of the real models, and small ones trained here. GGUF files are read by the gguf package."""
+
+import functools
+import os
+import pathlib
+from typing import Any
+
+import gguf
+import pytest
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from tests.tokenizer.corpus import documents
+
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+QWEN = "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"
+GEMMA = "gemma-3-270m-q4_k_m.gguf"
+
+
+def model_path(name: str) -> pathlib.Path:
+    """The file where tests/real.py keeps it; missing is a failure, not a skip."""
+    folders = [os.environ.get("OCTAVO_CACHE"), pathlib.Path.home() / ".cache" / "octavo-models"]
+    for folder in folders:
+        if folder and (pathlib.Path(folder) / name).is_file():
+            return pathlib.Path(folder) / name
+    return pytest.fail(f"{name} is not in {[str(folder) for folder in folders if folder]}; fetch it with tests/real.py")
+
+
+@functools.cache
+def metadata(name: str) -> dict[str, Any]:
+    """The `tokenizer.*` keys of a real model's file."""
+    fields = gguf.GGUFReader(model_path(name)).fields
+    return {key: field.contents() for key, field in fields.items() if key.startswith("tokenizer.")}
+
+
+@functools.cache
+def byte_level(pre: str) -> dict[str, Any]:
+    """A trained byte-level BPE of 3,000 tokens under the given tokenizer.ggml.pre."""
+    trained = tokenizers.Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    names = ["<|begin|>", "<|end|>", "<tool>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=3000, special_tokens=names, initial_alphabet=alphabet, show_progress=False)
+    trained.train_from_iterator(documents()[:200], trainer)
+    vocab, merges = state(trained)
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": vocab,
+        "tokenizer.ggml.token_type": [3, 3, 4] + [1] * (len(vocab) - 3),
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in merges],
+        "tokenizer.ggml.bos_token_id": 0,
+        "tokenizer.ggml.eos_token_id": 1,
+    }
+
+
+@functools.cache
+def sentencepiece() -> dict[str, Any]:
+    """A SentencePiece-like vocabulary in the order of Llama 2: <unk> <s> </s>, 256 bytes, pieces by score."""
+    trained = tokenizers.Tokenizer(models.BPE())
+    trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trained.pre_tokenizer = pre_tokenizers.Split("▁", behavior="merged_with_next")
+    trained.decoder = decoders.Replace("▁", " ")
+    trainer = trainers.BpeTrainer(vocab_size=2500, limit_alphabet=300, show_progress=False)
+    trained.train_from_iterator(documents()[:120], trainer)
+    vocab, merges = state(trained)
+    merged = [left + right for left, right in merges]
+    single = [token for token in vocab if token not in set(merged)]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *dict.fromkeys(merged), *single]
+    normal = len(tokens) - 259
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * normal],
+        "tokenizer.ggml.scores": [0.0] * 259 + [-float(rank) for rank in range(normal)],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+    }
+
+
+def state(trained: tokenizers.Tokenizer) -> tuple[list[str], list[tuple[str, str]]]:
+    """Tokens by id, and merges."""
+    import json
+
+    model = json.loads(trained.to_str())["model"]
+    vocab: dict[str, int] = model["vocab"]
+    return sorted(vocab, key=vocab.__getitem__), [(left, right) for left, right in model["merges"]]
