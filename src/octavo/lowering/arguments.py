@@ -1,0 +1,189 @@
+"""The argument lists of native/kernel.h, from phases: the other side of that contract.
+
+Buffers are asked of `Buffers` as they are needed; their places are planned afterwards. Everything about the order and
+meaning of arguments stands in native/kernel.h and here, nowhere else in Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from octavo.lowering.lowered import (
+    Arg,
+    ArenaArg,
+    DimArg,
+    FloatBits,
+    Fn,
+    GroupArg,
+    Imm,
+    PackedWeight,
+    StepField,
+    TableArg,
+    WeightArg,
+)
+from octavo.lowering.phases import PANEL, ColumnGroup, Phase
+from octavo.ops.op import op_of
+from octavo.ops.quantize import act_row_bytes
+from octavo.program.graph import Node, Value
+from octavo.program.symbols import Dim, Values
+
+SHARE_ROWS = 16  # up to this many rows every thread runs the prologue for itself; beyond, once by rows
+NO_POINTER = Imm(0)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A value in the arena: its buffer, the rows and the distance of rows in floats (0: quantized rows)."""
+
+    buffer: str
+    rows: Dim
+    row_bytes: int
+    ld: int
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What the arguments of a phase need to know: where values lie, bounds of symbols, packed weights."""
+
+    place: Callable[[Value], Placed]
+    temporary: Callable[[str, Dim, int], Placed]  # a buffer that lives for this phase only: kind, rows, row bytes
+    stored: set[Value]
+    bounds: Values
+    weights: Mapping[str, PackedWeight]
+
+    def pointer(self, placed: Placed) -> ArenaArg:
+        return ArenaArg(placed.buffer, placed.rows.at(self.bounds) * placed.row_bytes)
+
+    def floats(self, value: Value) -> tuple[Arg, Arg]:
+        """Address and row distance of a float value."""
+        placed = self.place(value)
+        return self.pointer(placed), Imm(placed.ld)
+
+
+def arguments(phase: Phase, scope: Scope) -> tuple[Arg, ...]:
+    """The argument list of a phase's kernel."""
+    return tuple(BUILDERS[phase.anchor.op.name](phase, scope))
+
+
+def _embedding(phase: Phase, scope: Scope) -> list[Arg]:
+    node = phase.anchor
+    weight = scope.weights[node.operands[1].name]
+    out, _ = scope.floats(node.output)
+    return [
+        DimArg(node.output.shape[0]), Imm(weight.k), WeightArg(weight.name), Fn(f"format.{weight.layout}"), out,
+        FloatBits(node.attrs["scale"]),
+    ]  # fmt: skip
+
+
+def _linear(phase: Phase, scope: Scope) -> list[Arg]:
+    node = phase.anchor
+    rows, k = node.operands[0].shape[0], node.operands[0].width
+    quantized = node.operands[0].dtype == "acts"
+    norms = [each for each in phase.prologue if each.op.name == "rms_norm"]
+    gathers = any(each.op.name == "gather_rows" for each in phase.prologue)
+    if phase.source is None:
+        raise ValueError(f"{node!r} has no source")
+    source = scope.place(phase.source)
+    if source.ld == 0 or (not quantized and not norms and not gathers and source.ld == k):
+        src: list[Arg] = [NO_POINTER, Imm(0), scope.pointer(source)]
+    else:
+        acts = scope.temporary("acts", rows, act_row_bytes(k) if quantized else 4 * k)
+        src = [scope.pointer(source), Imm(source.ld), scope.pointer(acts)]
+    args: list[Arg] = [DimArg(rows), Imm(k), *src, Imm(int(quantized)), Imm(SHARE_ROWS)]
+    args += [StepField("logit_row") if gathers else NO_POINTER, Imm(len(norms))]
+    for each in norms:
+        args += _inline("row.rms_norm", [TableArg(each.operands[1].name), FloatBits(each.attrs["eps"])])
+    args.append(Imm(len(phase.groups)))
+    for group in phase.groups:
+        args += _column_group(group, scope)
+    return args
+
+
+def _column_group(group: ColumnGroup, scope: Scope) -> list[Arg]:
+    columns = padded_columns(group)
+    args: list[Arg] = [Imm(group.unit), Imm(-(-columns // group.unit)), Imm(columns), Imm(len(group.anchors))]
+    for anchor in group.anchors:
+        weight = scope.weights[anchor.operands[1].name]
+        args += [WeightArg(weight.name), Fn(f"format.{weight.layout}")]
+    return args + _epilogue(group, scope)
+
+
+def padded_columns(group: ColumnGroup) -> int:
+    """Output columns per weight: those of a pair are filled up to whole units (native/kernel.h, linear)."""
+    return group.columns if len(group.anchors) == 1 else -(-group.columns // PANEL) * PANEL
+
+
+def _epilogue(group: ColumnGroup, scope: Scope) -> list[Arg]:
+    """{number of ops, each {TileFn, n, args...}}: the steps, and a store after each value that others read."""
+    ops: list[list[Arg]] = []
+    if len(group.anchors) == 1 and group.anchors[0].output in scope.stored:
+        ops.append(_inline("tile.store", [*scope.floats(group.anchors[0].output)]))
+    for node in group.steps:
+        ops.append(_inline(f"tile.{node.op.name}", STEPS[node.op.name](node, scope)))
+        if node.op.name in ("bias", "rope", "silu_mul") and node.output in scope.stored:
+            ops.append(_inline("tile.store", [*scope.floats(node.output)]))
+    return [Imm(len(ops)), *(arg for op in ops for arg in op)]
+
+
+def _inline(name: str, args: list[Arg]) -> list[Arg]:
+    return [Fn(name), Imm(len(args)), *args]
+
+
+def _bias(node: Node, scope: Scope) -> list[Arg]:
+    return [TableArg(node.operands[1].name)]
+
+
+def _rope(node: Node, scope: Scope) -> list[Arg]:
+    cos, sin = node.operands[2:4]
+    return [TableArg(cos.name), TableArg(sin.name), Imm(node.attrs["head_dim"]), Imm(node.attrs["rotary"])]
+
+
+def _kv_write(node: Node, scope: Scope) -> list[Arg]:
+    return [GroupArg(node.attrs["group"]), Imm(node.attrs["layer"]), Imm(node.attrs["which"])]
+
+
+def _add(node: Node, scope: Scope) -> list[Arg]:
+    return [*scope.floats(node.operands[1]), *scope.floats(node.output)]
+
+
+def _silu_mul(node: Node, scope: Scope) -> list[Arg]:
+    return []
+
+
+def _quantize(node: Node, scope: Scope) -> list[Arg]:
+    return [scope.pointer(scope.place(node.output)), Imm(node.output.width)]
+
+
+STEPS: dict[str, Callable[[Node, Scope], list[Arg]]] = {
+    "bias": _bias, "rope": _rope, "kv_write": _kv_write, "add": _add, "silu_mul": _silu_mul, "quantize": _quantize,
+}  # fmt: skip
+
+
+def _attention(phase: Phase, scope: Scope) -> list[Arg]:
+    node = phase.anchor
+    q, q_ld = scope.floats(node.operands[0])
+    attrs = node.attrs
+    sinks: Arg = TableArg(node.operands[7].name) if len(node.operands) > 7 else NO_POINTER
+    return [
+        DimArg(node.output.shape[0]), q, q_ld, GroupArg(attrs["group"]), Imm(attrs["layer"]), Imm(attrs["heads"]),
+        FloatBits(attrs["scale"]), FloatBits(attrs["softcap"]), sinks, *_workspace(node, scope),
+        *_epilogue(phase.groups[0], scope),
+    ]  # fmt: skip
+
+
+def _sample(phase: Phase, scope: Scope) -> list[Arg]:
+    node = phase.anchor
+    logits, ld = scope.floats(node.operands[0])
+    return [logits, ld, Imm(node.operands[0].width), *_workspace(node, scope), DimArg(node.output.shape[0])]
+
+
+def _workspace(node: Node, scope: Scope) -> list[Arg]:
+    nbytes = op_of(node).workspace(node, scope.bounds)
+    placed = scope.temporary("workspace", Dim(None, 0, 1), nbytes)
+    return [scope.pointer(placed), Imm(nbytes)]
+
+
+BUILDERS: dict[str, Callable[[Phase, Scope], list[Arg]]] = {
+    "embedding": _embedding, "linear": _linear, "attention": _attention, "sample": _sample,
+}  # fmt: skip

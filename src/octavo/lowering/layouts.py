@@ -1,0 +1,50 @@
+"""Packing ids of weights and layout ids of state: which layout a format gets, and what it takes in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from octavo.lowering.lowered import GroupLayout, PackedWeight
+from octavo.program.graph import Program, StateGroup
+from octavo.quantization.format import format_named
+from octavo.quantization.kv import KV_DTYPES
+from octavo.quantization.panels import layout_for, packed_bytes
+
+PAGE_TOKENS = 16
+KV_LAYOUTS = {"bf16": "kv.bf16.t16.1", "float32": "kv.f32.t16.1"}
+
+
+@dataclass(frozen=True)
+class WeightUse:
+    """The weights that Programs read, by what is done with them."""
+
+    packed: Mapping[str, tuple[int, int]]  # name -> (n, k): operands of linear and embedding
+    vectors: Mapping[str, int]  # name -> elements: everything of one dimension
+
+
+def weight_use(programs: Iterable[Program]) -> WeightUse:
+    """What to pack and what to keep as float32 vectors. A tied head and its embedding are one packed weight."""
+    packed: dict[str, tuple[int, int]] = {}
+    vectors: dict[str, int] = {}
+    for program in programs:
+        for name, value in program.weights.items():
+            sizes = [each.at({}) for each in value.shape]
+            if len(sizes) == 2:
+                packed[name] = (sizes[0], sizes[1])
+            else:
+                vectors[name] = sizes[0]
+    return WeightUse(packed, vectors)
+
+
+def pack_plan(name: str, format_name: str, n: int, k: int) -> PackedWeight:
+    """The layout and bytes of a weight [n, k]. Raises UnsupportedModel for a format that is not built."""
+    layout = layout_for(format_named(format_name), k)
+    return PackedWeight(name, format_name, layout.id, n, k, packed_bytes(layout, n, k))
+
+
+def group_layout(group: StateGroup, kv_dtype: str) -> GroupLayout:
+    """A page of 16 tokens: for each layer and key head, keys then values."""
+    element = KV_DTYPES[kv_dtype].element_bytes
+    page = group.layers * group.kv_heads * 2 * PAGE_TOKENS * group.head_dim * element
+    return GroupLayout(group, KV_LAYOUTS[kv_dtype], page)
