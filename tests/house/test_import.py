@@ -13,7 +13,8 @@ SERVING_MAY_NOT = ("torch", "transformers", "gguf", "safetensors", "pydantic")
 def in_new_process(code: str) -> dict[str, float | list[str]]:
     """Run code in a fresh interpreter; its last expression is `told`, a dictionary."""
     program = f"import json, sys, time\n{code}\nprint(json.dumps(told))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     made: dict[str, float | list[str]] = json.loads(done.stdout.splitlines()[-1])
     return made
 
