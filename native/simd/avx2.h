@@ -7,6 +7,8 @@
 OCTAVO_BEGIN
 namespace simd {
 
+typedef int32_t word_u __attribute__((aligned(1), may_alias));
+
 struct F {
   __m256 a, b;  // lanes 0..7, 8..15
 };
@@ -185,7 +187,7 @@ static inline int32_t reduce_add_i(I x) {
   return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
 }
 
-static inline I bcast4(const int8_t* p) { return seti(*reinterpret_cast<const int32_t*>(p)); }
+static inline I bcast4(const int8_t* p) { return seti(*reinterpret_cast<const word_u*>(p)); }
 // Exact for every u8 and s8: bytes widen to 16 bits, even and odd apart.
 static inline __m256i dot_wide(__m256i acc, __m256i u, __m256i s) {
   const __m256i low = _mm256_set1_epi16(255);
@@ -200,7 +202,7 @@ static inline I nibble_lo(I x) {
 }
 static inline I nibble_hi(I x) { return nibble_lo({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
 using Quad = __m256i;
-static inline Quad quad(const int8_t* p) { return _mm256_set1_epi32(*reinterpret_cast<const int32_t*>(p)); }
+static inline Quad quad(const int8_t* p) { return _mm256_set1_epi32(*reinterpret_cast<const word_u*>(p)); }
 // maddubs adds two products into 16 bits: 2 * 127 * MAX each, so that 32767 holds 8 of them for MAX 15, 4 for 31, 2 for 63.
 // Larger bytes widen at once.
 template <int MAX>

@@ -11,6 +11,8 @@
 OCTAVO_BEGIN
 namespace simd {
 
+typedef int32_t word_u __attribute__((aligned(1), may_alias));
+
 struct F {
   __m512 v;
 };
@@ -120,7 +122,7 @@ static inline float reduce_max(F a) {
 }
 static inline int32_t reduce_add_i(I a) { return _mm512_reduce_add_epi32(a.v); }
 
-static inline I bcast4(const int8_t* p) { return {_mm512_set1_epi32(*reinterpret_cast<const int32_t*>(p))}; }
+static inline I bcast4(const int8_t* p) { return {_mm512_set1_epi32(*reinterpret_cast<const word_u*>(p))}; }
 static inline I dot_u8s8(I acc, I u, I s) { return {_mm512_dpbusd_epi32(acc.v, u.v, s.v)}; }
 static inline I nibble_lo(I a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 static inline I nibble_hi(I a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }

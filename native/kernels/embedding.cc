@@ -1,0 +1,29 @@
+// Kernel "embedding": row r becomes the column `id` of the weight, dequantized and scaled. Rows are divided among the
+// threads. The weight may be the packing of a tied head; columns are read one at a time.
+#include "../simd/simd.h"
+
+OCTAVO_BEGIN
+namespace {
+
+// 0 rows[dim] 1 K 2 weight ptr 3 Format ptr 4 out ptr f32 [rows][K] 5 scale f
+void embedding(const i64* args, const Run& run) {
+  const i64 rows = run.dims[args[0]], K = args[1];
+  const uint8_t* weight = reinterpret_cast<const uint8_t*>(args[2]);
+  const Format& format = *reinterpret_cast<const Format*>(args[3]);
+  float* out = reinterpret_cast<float*>(args[4]);
+  const float scale = float_arg(args[5]);
+  for (i64 r = rows * run.thread / run.threads; r < rows * (run.thread + 1) / run.threads; r++) {
+    const i64 id = run.slots->ids[run.step->row_slot[r] * run.slots->L + run.step->row_pos[r]];
+    float* x = out + r * K;
+    format.column(weight + id / 32 * format.panel_bytes(K), K, static_cast<int>(id % 32), x);
+    if (scale != 1.0f) {
+      for (i64 k = 0; k < K; k++) x[k] *= scale;
+    }
+  }
+}
+
+}  // namespace
+
+OCTAVO_ENTRIES(embedding, {"embedding", OCTAVO_FN(embedding)})
+
+OCTAVO_END

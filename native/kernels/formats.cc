@@ -1,0 +1,163 @@
+// The table of weight formats: each packed layout as the Format that linears and the embedding call. Chooses tiles by the
+// number of rows; bits do not depend on the choice. Knows nothing of phases.
+#include "../formats/bf16.h"
+#include "../formats/f16.h"
+#include "../formats/f32.h"
+#include "../formats/i8g16.h"
+#include "../formats/i8g32.h"
+#include "../formats/q4_0.h"
+#include "../formats/q4_1.h"
+#include "../formats/q8_0.h"
+#include "linear_tile.h"
+
+OCTAVO_BEGIN
+namespace {
+
+inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
+
+// Calls body(Index<rows>) for 1 <= rows <= R.
+template <int R, class Fn>
+inline void with_rows(i64 rows, const Fn& body) {
+  if constexpr (R > 1) {
+    if (rows < R) return with_rows<R - 1>(rows, body);
+  }
+  body(Index<R>{});
+}
+
+template <class W>
+i64 packed_panel(i64 K) {
+  return K / 32 * W::kBlock;
+}
+template <class W>
+i64 packed_scratch(i64 K) {
+  return least(K / 32, kUnpackGroups) * unpacked_bytes<W>();
+}
+
+// Vectors [v0, v1) of 16 columns, NV at a time (v1 - v0 is a multiple of NV), all rows, R at a time.
+template <class W, int R, int NV>
+void direct(const uint8_t* w, i64 v0, i64 v1, const Rows& acts, i64 rows, float* out, i64 ld) {
+  const i64 panel = packed_panel<W>(acts.K);
+  for (i64 v = v0; v < v1; v += NV) {
+    const uint8_t* at = w + v / 2 * panel;
+    for (i64 r = 0; r < rows; r += R) {
+      with_rows<R>(least(R, rows - r), [&](auto n) {
+        direct_tile<W, n.value, NV>(at, static_cast<int>(v % 2), acts.from(r), out + r * ld + v * 16, ld);
+      });
+    }
+  }
+}
+
+// A panel, blocks of K at a time through `scratch`: equal parts, so that the last is not a sliver.
+template <class W>
+void unpacked(const uint8_t* w, const Rows& acts, i64 rows, float* out, i64 ld, uint8_t* scratch) {
+  const i64 blocks = acts.K / 32, parts = (blocks + kUnpackGroups - 1) / kUnpackGroups;
+  for (i64 part = 0; part < parts; part++) {
+    const i64 b0 = blocks * part / parts, count = blocks * (part + 1) / parts - b0;
+    unpack<W>(w + b0 * W::kBlock, count, scratch);
+    for (int v = 0; v < 2; v += kTileVectors) {
+      for (i64 r = 0; r < rows; r += kTileRows) {
+        with_rows<kTileRows>(least(kTileRows, rows - r), [&](auto n) {
+          unpacked_tile<W, n.value, kTileVectors>(scratch, v, b0, count, acts.from(r), out + r * ld + v * 16, ld);
+        });
+      }
+    }
+  }
+}
+
+template <class W>
+void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld, uint8_t* scratch) {
+  const Rows from = {acts, act_row_bytes(K), K};
+  if (rows >= kUnpackRows) {
+    for (i64 p = 0; p < panels; p++) unpacked<W>(w + p * packed_panel<W>(K), from, rows, out + p * 32, ld, scratch);
+    return;
+  }
+  const i64 vectors = panels * 2;
+  const i64 wide = rows <= kWideRows ? vectors / kWideVectors * kWideVectors : 0;
+  direct<W, kWideRows, kWideVectors>(w, 0, wide, from, rows, out, ld);
+  direct<W, kDirectRows, kDirectVectors>(w, wide, vectors, from, rows, out, ld);
+}
+
+// d * (q - zero) + m, product and sum rounded once each in every variant: equal to dequantizing the file.
+template <class W>
+void packed_column(const uint8_t* w, i64 K, int column, float* out) {
+  const int c = column / 16, lane = column % 16;
+  for (i64 b = 0; b < K / 32; b++, w += W::kBlock) {
+    float m[16];
+    if constexpr (W::kMin) simd::store(m, W::m(w, c));
+    for (int s = 0; s < W::kGroups; s++) {
+      float d[16];
+      simd::store(d, W::d(w, c, s));
+      for (int k = s * 32 / W::kGroups; k < (s + 1) * 32 / W::kGroups; k++) {
+        const float value = d[lane] * static_cast<float>(W::code(w, column, k) - W::kZero);
+        out[b * 32 + k] = W::kMin ? value + m[lane] : value;
+      }
+    }
+  }
+}
+
+template <class W>
+i64 float_panel(i64 K) {
+  return K * 32 * static_cast<i64>(sizeof(typename W::Element));
+}
+inline i64 float_scratch(i64) { return 0; }
+
+// As direct(), over k in [k0, k1).
+template <class W, int R, int NV>
+void floats(const uint8_t* w, i64 v0, i64 v1, i64 k0, i64 k1, i64 K, const float* x, i64 rows, float* out, i64 ld) {
+  for (i64 v = v0; v < v1; v += NV) {
+    const auto* at = reinterpret_cast<const typename W::Element*>(w + v / 2 * float_panel<W>(K));
+    for (i64 r = 0; r < rows; r += R) {
+      with_rows<R>(least(R, rows - r), [&](auto n) {
+        float_tile<W, n.value, NV>(at, static_cast<int>(v % 2), k0, k1, x + r * K, K, out + r * ld + v * 16, ld);
+      });
+    }
+  }
+}
+
+template <class W>
+void float_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld, uint8_t*) {
+  const float* x = reinterpret_cast<const float*>(acts);
+  const i64 vectors = panels * 2;
+  // More than one tile of rows: k in blocks, so that the panels of a tile stay in 24 KiB of L1 between tiles.
+  constexpr i64 kPanels = kFloatVectors < 2 ? 1 : kFloatVectors / 2;
+  constexpr i64 kBlockK = 24576 / (kPanels * 32 * static_cast<i64>(sizeof(typename W::Element)));
+  const i64 step = rows > kFloatRows ? kBlockK : K;
+  const i64 wide = rows == 1 ? vectors / kFloatWide * kFloatWide : 0;
+  floats<W, 1, kFloatWide>(w, 0, wide, 0, K, K, x, rows, out, ld);
+  const i64 last = vectors - (vectors - wide) % kFloatVectors;
+  for (i64 v = wide; v < last; v += kFloatVectors) {
+    for (i64 k = 0; k < K; k += step) {
+      floats<W, kFloatRows, kFloatVectors>(w, v, v + kFloatVectors, k, least(K, k + step), K, x, rows, out, ld);
+    }
+  }
+  if constexpr (kFloatVectors > 2) floats<W, kFloatRows, 2>(w, last, vectors, 0, K, K, x, rows, out, ld);
+}
+
+template <class W>
+void float_column(const uint8_t* w, i64 K, int column, float* out) {
+  const auto* at = reinterpret_cast<const typename W::Element*>(w) + column / 16 * 16;
+  for (i64 k = 0; k < K; k++, at += 32) {
+    float v[16];
+    simd::store(v, W::load(at));
+    out[k] = v[column % 16];
+  }
+}
+
+template <class W>
+constexpr Format kPacked = {packed_panel<W>, 1, packed_linear<W>, packed_scratch<W>, packed_column<W>};
+template <class W>
+constexpr Format kFloat = {float_panel<W>, 0, float_linear<W>, float_scratch, float_column<W>};
+
+}  // namespace
+
+OCTAVO_ENTRIES(formats,
+               {"format.q4_0.p32.k4.1", &kPacked<Q4_0>},
+               {"format.q4_1.p32.k4.1", &kPacked<Q4_1>},
+               {"format.q8_0.p32.k4.1", &kPacked<Q8_0>},
+               {"format.i8g32.p32.k4.1", &kPacked<I8G32>},
+               {"format.i8g16.p32.k4.1", &kPacked<I8G16>},
+               {"format.bf16.p32.k1.1", &kFloat<Bf16>},
+               {"format.f16.p32.k1.1", &kFloat<F16>},
+               {"format.f32.p32.k1.1", &kFloat<F32>})
+
+OCTAVO_END

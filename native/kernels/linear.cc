@@ -1,0 +1,155 @@
+// Kernel "linear": a phase of {row prologue, list of weights, tile epilogue}. Prepares the activations, divides the work
+// units of all column groups among the threads and runs the epilogue on each tile while it is in cache. Knows formats and
+// ops by their functions only. Arguments: see kernel.h.
+//
+// A tile holds one unit, or several adjacent units of a group where rows are few: ops see more columns at once, and several
+// panels are in flight. Where all rows of a tile do not fit the scratch it is done in blocks of rows.
+#include "quantize_row.h"
+
+OCTAVO_BEGIN
+namespace {
+
+// 64 KiB of tile: what a decode step gathers into one call, small beside a 512 KiB L2.
+constexpr i64 kTileFloats = 16384;
+
+inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
+inline i64 most(i64 a, i64 b) { return a > b ? a : b; }
+inline i64 whole(i64 n, i64 unit) { return (n + unit - 1) / unit * unit; }
+
+// A list of ops: count, then {function, n, args...}.
+struct Ops {
+  i64 count;
+  const i64* first;
+};
+inline Ops take_ops(const i64*& at) {
+  const Ops ops = {at[0], at + 1};
+  at++;
+  for (i64 i = 0; i < ops.count; i++) at += 2 + at[1];
+  return ops;
+}
+
+struct Weight {
+  const uint8_t* data;
+  const Format* format;
+};
+struct Group {
+  i64 unit, units, N, weights;
+  Weight weight[2];
+  Ops ops;
+};
+inline Group take_group(const i64*& at) {
+  Group group = {at[0], at[1], at[2], at[3], {}, {}};
+  at += 4;
+  for (i64 i = 0; i < group.weights; i++, at += 2) {
+    group.weight[i] = {reinterpret_cast<const uint8_t*>(at[0]), reinterpret_cast<const Format*>(at[1])};
+  }
+  group.ops = take_ops(at);
+  return group;
+}
+
+struct Phase {
+  i64 rows, K;
+  const float* src;
+  i64 src_ld;
+  uint8_t* acts;
+  bool quantized;
+  i64 share_rows;
+  const int32_t* gather;
+  Ops prologue;
+  i64 row_bytes() const { return quantized ? act_row_bytes(K) : K * 4; }
+};
+
+// Rows [first, last) of the input through the prologue into `acts`; `x` is room for one row of floats.
+void prepare(const Phase& phase, const Run& run, i64 first, i64 last, uint8_t* acts, float* x) {
+  for (i64 r = first; r < last; r++) {
+    uint8_t* row = acts + r * phase.row_bytes();
+    const i64 from = phase.gather ? phase.gather[run.step->header[H_logit_first] + r] : r;
+    const float* src = phase.src + from * phase.src_ld;
+    if (phase.quantized && phase.prologue.count == 0) {
+      quantize_row(src, phase.K, row, 0, phase.K / 32);
+      continue;
+    }
+    float* to = phase.quantized ? x : reinterpret_cast<float*>(row);
+    for (i64 k = 0; k < phase.K; k++) to[k] = src[k];
+    const i64* op = phase.prologue.first;
+    for (i64 i = 0; i < phase.prologue.count; i++, op += 2 + op[1]) {
+      reinterpret_cast<RowFn>(op[0])(op + 2, run, r, to, phase.K);
+    }
+    if (phase.quantized) quantize_row(to, phase.K, row, 0, phase.K / 32);
+  }
+}
+
+// Units [first, last) of a group: tiles in `room` (bytes) behind the scratch of the formats.
+void run_units(const Group& group, i64 first, i64 last, const Phase& phase, const Run& run, const uint8_t* acts,
+               uint8_t* scratch, i64 room) {
+  i64 own = 0;
+  for (i64 i = 0; i < group.weights; i++) own = most(own, whole(group.weight[i].format->scratch_bytes(phase.K), 64));
+  float* data = reinterpret_cast<float*>(scratch + own);
+  const i64 floats = (room - own) / 4, width = group.unit * group.weights;
+  const i64 most_units = most(1, least(kTileFloats, floats) / (phase.rows * width));
+  for (i64 u = first; u < last;) {
+    const i64 units = least(most_units, last - u);
+    const i64 col0 = u * group.unit, cols = least(units * group.unit, group.N - col0);
+    const i64 padded = whole(cols, 32), ld = padded * group.weights;
+    const i64 block = least(phase.rows, floats / ld);
+    if (block < 1) __builtin_trap();  // the plan gives room for a row of every unit: anything else would write elsewhere
+    for (i64 r = 0; r < phase.rows; r += block) {
+      Tile tile = {data, ld, least(block, phase.rows - r), r, group.weights == 1 ? cols : ld, col0};
+      for (i64 i = 0; i < group.weights; i++) {
+        const Format& format = *group.weight[i].format;
+        format.linear(group.weight[i].data + col0 / 32 * format.panel_bytes(phase.K), phase.K, padded / 32,
+                      acts + r * phase.row_bytes(), tile.rows, data + i * padded, ld, scratch);
+      }
+      const i64* op = group.ops.first;
+      for (i64 i = 0; i < group.ops.count; i++, op += 2 + op[1]) reinterpret_cast<TileFn>(op[0])(op + 2, run, tile);
+    }
+    u += units;
+  }
+}
+
+// The activations that this thread reads; `used` bytes of its scratch are taken.
+const uint8_t* activations(const Phase& phase, const Run& run, i64& used) {
+  used = 0;
+  if (!phase.src) return phase.acts;
+  const bool plain = !phase.quantized && phase.prologue.count == 0 && !phase.gather && phase.src_ld == phase.K;
+  if (plain) return reinterpret_cast<const uint8_t*>(phase.src);
+  float* x = reinterpret_cast<float*>(run.scratch);
+  const i64 one = whole(phase.K * 4, 64);
+  if (phase.rows > phase.share_rows) {
+    prepare(phase, run, phase.rows * run.thread / run.threads, phase.rows * (run.thread + 1) / run.threads, phase.acts, x);
+    run.barrier(run.team, run.thread);
+    return phase.acts;
+  }
+  used = one + whole(phase.rows * phase.row_bytes(), 64);
+  if (used > run.scratch_bytes) __builtin_trap();  // the plan gives room for share_rows rows
+  prepare(phase, run, 0, phase.rows, run.scratch + one, x);
+  return run.scratch + one;
+}
+
+void linear(const i64* args, const Run& run) {
+  Phase phase = {run.dims[args[0]], args[1], reinterpret_cast<const float*>(args[2]), args[3],
+                 reinterpret_cast<uint8_t*>(args[4]), args[5] != 0, args[6], reinterpret_cast<const int32_t*>(args[7]), {}};
+  if (phase.rows <= 0) return;
+  const i64* at = args + 8;
+  phase.prologue = take_ops(at);
+  i64 used;
+  const uint8_t* acts = activations(phase, run, used);
+  const i64 groups = *at++;
+  const i64* head = at;
+  i64 units = 0;
+  for (i64 g = 0; g < groups; g++) units += take_group(at).units;
+  const i64 first = units * run.thread / run.threads, last = units * (run.thread + 1) / run.threads;
+  i64 base = 0;
+  for (i64 g = 0; g < groups; g++) {
+    const Group group = take_group(head);
+    const i64 from = most(first, base) - base, to = least(last, base + group.units) - base;
+    if (from < to) run_units(group, from, to, phase, run, acts, run.scratch + used, run.scratch_bytes - used);
+    base += group.units;
+  }
+}
+
+}  // namespace
+
+OCTAVO_ENTRIES(linear, {"linear", OCTAVO_FN(linear)})
+
+OCTAVO_END
