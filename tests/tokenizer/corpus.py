@@ -22,7 +22,7 @@ PIECES = (
     "e\u0301 a\u030a\u0323 n\u0303o\u0308 Z\u0351\u036b\u0343a\u0324\u0348l\u0356\u0349go \u1112\u1161\u11ab\n",
     "\x00\x01\x07\x08\x0b\x0c\x1b[31mred\x1b[0m\x7f\x85\xa0\xad\u200b\u200c\u200d\u200e\u2028\u2029\ufeff\ufffd\uffff\n",
     "½ ² ³ ¼ Ⅳ ⅷ ① ㊿ ٣ ৫ ๙ 〇 一二三 １２ 𝟡 \u3000wide\u3000space\u2003em\u202fnnbsp\n",
-    "!!! ??? ... --- === *** ``` ~~~ '''quotes''' \u201ccurly\u201d \u2018n\u2019 \u00abguillemets\u00bb \u2014\u2026\n",
+    "!!! ??? ... --- === *** ``` ~~~ '''quotes''' \u201ccurly\u201d \u2018n\u2019 \u00abg\u00bb \u2014\u2026\n",
     "$€£¥₹ ©®™ ∑∫√ ←→ ░▒▓ ♠♥ \\ / | _ ^ % # @ & * ( ) [ ] { }\n",
     "WE'LL THEY'RE I'M YOU'D IT'S can'T 'tis 's's \u2019s x'y l'homme d\u2019or\n",
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" + "=" * 70 + " " * 90 + "\n" * 12 + "\t" * 9 + "9" * 40 + "\n",
