@@ -1,8 +1,7 @@
 """Rotary position tables: frequencies in float64 by the scaling that the configuration names, rounded once to float32.
 
-Scalings: default, linear (positions divided by a factor), llama3 (long wavelengths divided, a ramp between), and factors
-(one divisor a frequency, as GGUF files store Llama 3's). Tables depend on the configuration and the number of positions
-alone. It knows the halves style only; checkpoints in another order are un-permuted when they are bound.
+Scalings: default, linear (positions divided by a factor), llama3 (long wavelengths divided, a ramp between). Tables depend
+on the configuration and the number of positions alone. It knows the halves style only; checkpoints in another order are un-permuted when they are bound.
 """
 
 from __future__ import annotations
@@ -24,14 +23,13 @@ SCALINGS = ("default", "linear", "llama3")
 
 @dataclass(frozen=True)
 class Rotary:
-    """`rotary` of head_dim elements are rotated; `scaling` is rope_scaling of config.json; factors [rotary / 2] or None."""
+    """`rotary` of head_dim elements are rotated; `scaling` is rope_scaling of config.json; `positions` rows in the tables."""
 
     head_dim: int
     rotary: int
     theta: float
     positions: int
     scaling: Mapping[str, Any] = field(default_factory=dict)
-    factors: tuple[float, ...] | None = None
 
     def __call__(self, x: Value, positions: Value) -> Value:
         """x [T, heads * head_dim] rotated at positions [T]."""
@@ -53,8 +51,6 @@ class Rotary:
     def frequencies(self) -> NDArray[np.float64]:
         """Radians per position, [rotary / 2]. Raises UnsupportedModel for another scaling."""
         plain = self.theta ** (-np.arange(0, self.rotary, 2, dtype=np.float64) / self.rotary)
-        if self.factors is not None:
-            return np.asarray(plain / np.asarray(self.factors, np.float64), np.float64)
         kind = str(self.scaling.get("rope_type") or self.scaling.get("type") or "default")
         if kind == "default":
             return plain

@@ -29,6 +29,7 @@ class LoweringFacts:
     """What lowering must know besides the Programs.
 
     formats: the weights' formats by name. max_rows: T, token rows of a step; max_seqs: S; max_model_len: positions.
+    threads: of the team, sizes the sampler's workspace.
     """
 
     formats: Mapping[str, str]
@@ -36,11 +37,12 @@ class LoweringFacts:
     max_seqs: int
     max_model_len: int
     kv_dtype: str = "bf16"
+    threads: int = 16
 
     @property
     def bounds(self) -> Values:
         head = min(HEAD_ROWS, max(self.max_rows, self.max_seqs))
-        return {"T": self.max_rows, "S": self.max_seqs, "R": head, "L": self.max_model_len}
+        return {"T": self.max_rows, "S": self.max_seqs, "R": head, "L": self.max_model_len, "threads": self.threads}
 
 
 def sampler(vocab: int) -> Program:
@@ -141,7 +143,7 @@ class _Places:
     def _links(self, programs: Mapping[str, Program]) -> dict[Value, Value]:
         """Input of a Program -> the output of an earlier one that has its name."""
         known: dict[str, Value] = {}
-        links = {}
+        links: dict[Value, Value] = {}
         for program in programs.values():
             links.update((value, known[name]) for name, value in program.inputs.items() if name in known)
             known.update(program.outputs)

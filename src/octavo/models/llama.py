@@ -109,7 +109,7 @@ class Llama:
         return {"q_proj": self.heads, "k_proj": self.kv_heads}.get(name.split(".")[-2], 0)
 
 
-def from_config(config: Mapping[str, Any], *, positions: int, rope_factors: tuple[float, ...] | None = None) -> Llama:
+def from_config(config: Mapping[str, Any], *, positions: int) -> Llama:
     """A model from config.json's keys. `positions` is the longest sequence that will run (rows of the rope tables).
 
     Raises CheckpointError naming a bad key, UnsupportedModel naming a feature.
@@ -143,7 +143,7 @@ def from_config(config: Mapping[str, Any], *, positions: int, rope_factors: tupl
         windows=_windows(settings, model_type, layers),
         qkv_bias=model_type == "qwen2" or settings.flag("attention_bias", False),
         output_bias=settings.flag("attention_bias", False) and model_type != "qwen2",
-        rotary=Rotary(head_dim, rotary, theta, positions, scaling, rope_factors),
+        rotary=Rotary(head_dim, rotary, theta, positions, scaling),
         max_positions=settings.integer("max_position_embeddings", 2048),
     )
 

@@ -66,9 +66,9 @@ def _reads(node: Node) -> Sum:
     return Sum((keys * (4 * node.attrs["kv_heads"] * node.attrs["head_dim"]), node.operands[0].shape[0] * row))
 
 
-def attention_workspace(node: Node, bounds: Values) -> int:
+def _workspace(node: Node, bounds: Values) -> int:
     """Partial results of splits: per row, head and split a maximum, a sum and head_dim accumulators, float32."""
-    heads, head_dim = node.attrs["heads"], node.attrs["head_dim"]
+    heads, head_dim = int(node.attrs["heads"]), int(node.attrs["head_dim"])
     splits = -(-bounds["L"] // SPLIT)
     rows = min(bounds["T"], PARTIAL_ROWS)
     return -(-4 * rows * heads * splits * (head_dim + 2) // 64) * 64
@@ -77,7 +77,7 @@ def attention_workspace(node: Node, bounds: Values) -> int:
 ATTENTION = Op(
     "attention", "anchor", Locality.SEQUENCE,
     Contract("float32", "keys ascending in tiles of 32, splits of 256 from position 0 merged ascending"),
-    _attended, _bound, _operations, attention_workspace, _reads,
+    _attended, _bound, _operations, _workspace, _reads,
 )  # fmt: skip
 
 

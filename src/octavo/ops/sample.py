@@ -22,13 +22,18 @@ def _operations(node: Node) -> Sum:
     return Sum((node.operands[0].shape[0] * (4 * node.operands[0].width),))
 
 
-def sample_workspace(vocab: int, rows: int) -> int:
-    """Bytes of workspace for a chunk of `rows` rows: per row two float32 and one int32 a vocabulary entry."""
-    return -(-rows * vocab * 12 // 64) * 64
+def sample_workspace(vocab: int, threads: int) -> int:
+    """Bytes of workspace: one thread does a whole row (native/kernels/sample.cc, sample_bytes).
+
+    Per thread and vocabulary entry, filled up to blocks of 256: a logit, an id and a key of 4 bytes, counts of half a byte,
+    and a word of flags every 64.
+    """
+    padded = -(-vocab // 256) * 256
+    return threads * (12 * padded + padded // 2 + -(-(padded // 64) // 64) * 64)
 
 
 def _workspace(node: Node, bounds: Values) -> int:
-    return sample_workspace(node.operands[0].width, node.operands[0].shape[0].at(bounds))
+    return sample_workspace(node.operands[0].width, bounds["threads"])
 
 
 SAMPLE = Op(
