@@ -57,6 +57,7 @@ class GGUFFile:
     size: int
     version: int
     metadata: dict[str, Any]
+    key_offsets: dict[str, int]  # where each key stands, for errors
     tensors: dict[str, TensorInfo]
 
 
@@ -174,15 +175,18 @@ def _read(cursor: _Cursor) -> GGUFFile:
         if count > limit or count * least > cursor.size:
             cursor.fail(f"announces {count:,} {what}, more than the file or the limit of {limit:,} allows", at)
     metadata: dict[str, Any] = {}
+    offsets: dict[str, int] = {}
     for _ in range(key_count):
-        _read_key(cursor, metadata)
+        at = cursor.offset
+        key, value = _read_key(cursor, metadata)
+        metadata[key], offsets[key] = value, at
     cursor.subject = "header"
     _refuse_split(cursor, metadata)
     tensors = _read_tensors(cursor, tensor_count, _alignment(cursor, metadata))
-    return GGUFFile(cursor.path, cursor.size, version, metadata, tensors)
+    return GGUFFile(cursor.path, cursor.size, version, metadata, offsets, tensors)
 
 
-def _read_key(cursor: _Cursor, metadata: dict[str, Any]) -> None:
+def _read_key(cursor: _Cursor, metadata: dict[str, Any]) -> tuple[str, Any]:
     at = cursor.offset
     cursor.subject = f"key {len(metadata) + 1}"
     key = cursor.text(MAX_KEY_BYTES, "its name")
@@ -191,7 +195,7 @@ def _read_key(cursor: _Cursor, metadata: dict[str, Any]) -> None:
     cursor.subject = f"key '{key[:100]}'"
     if key in metadata:
         cursor.fail("stands in the file twice", at)
-    metadata[key] = _read_value(cursor, cursor.number("I", "its type"))
+    return key, _read_value(cursor, cursor.number("I", "its type"))
 
 
 def _read_value(cursor: _Cursor, kind: int) -> Any:

@@ -71,7 +71,11 @@ class _Keys:
         self.file, self.architecture = file, architecture
 
     def fail(self, key: str, why: str) -> NoReturn:
-        raise CheckpointError(f"broken GGUF {self.file.path}: key '{key}' {why}", path=str(self.file.path), key=key)
+        offset = self.file.key_offsets.get(key)
+        where = "" if offset is None else f" (offset {offset:#x})"
+        raise CheckpointError(
+            f"broken GGUF {self.file.path}: key '{key}' {why}{where}", path=str(self.file.path), key=key
+        )
 
     def get(self, name: str) -> Any:
         return self.file.metadata.get(f"{self.architecture}.{name}")
@@ -196,7 +200,7 @@ def _llama3(file: GGUFFile, rotary: int, theta: float) -> dict[str, Any]:
     if tensor.format != "f32" or tensor.shape != (rotary // 2,):
         raise CheckpointError(
             f"broken GGUF {file.path}: tensor '{ROPE_FACTORS}' is {tensor.format} {list(tensor.shape)}, "
-            f"not f32 [{rotary // 2}]",
+            f"not f32 [{rotary // 2}] (offset {tensor.offset:#x})",
             path=str(file.path),
             key=ROPE_FACTORS,
         )
