@@ -1,0 +1,276 @@
+"""Both directions of a request, once for all dialects: a conversation or a prompt in, events out.
+
+Template -> ids -> Request -> engine; ids -> detokenizer -> stop strings -> events. It knows no HTTP and no kernel: the
+server's dialects translate to and from it, `LLM` is its synchronous face.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from octavo.engine.client import EngineClient
+from octavo.engine.messages import ChoiceOutput
+from octavo.errors import ContextLengthExceeded, InvalidRequest, OctavoError
+from octavo.execution.step import TokenLogprobs
+from octavo.request import (
+    ChatRequest,
+    CompletionOutput,
+    FinishReason,
+    Logprob,
+    Request,
+    RequestOutput,
+    Usage,
+)
+from octavo.sampling_params import SamplingParams, pack_bad_words
+from octavo.text.events import Event, Finished, LogprobEntry, TextDelta
+from octavo.text.output import Output
+from octavo.tokenizer.detokenizer import Detokenizer
+from octavo.tokenizer.tokenizer import Tokenizer
+
+INLINE_CHARACTERS = 8192  # a longer text is tokenized in a thread: 2 MB/s would hold the event loop for 4 ms
+PromptIds = Sequence[int]
+
+
+class Renderer(Protocol):
+    """The chat template (text/prompt.py)."""
+
+    def render(self, request: ChatRequest) -> str:
+        """The prompt's text."""
+
+
+@dataclass
+class PromptFacts:
+    """What is known of a prompt; the last two fields come with the first output."""
+
+    token_ids: tuple[int, ...]
+    text: str | None = None
+    cached_tokens: int = 0
+    logprobs: list[LogprobEntry | None] | None = None
+
+
+@dataclass
+class Generation:
+    """A request under way. Iterate it once for lists of events; leaving the iteration early aborts the request."""
+
+    request: Request
+    prompt: PromptFacts
+    _llm: AsyncLLM
+    _outputs: list[Output] = field(default_factory=list)
+
+    def __aiter__(self) -> AsyncIterator[list[Event]]:
+        return self._events()
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self.prompt.token_ids), sum(o.tokens for o in self._outputs), self.prompt.cached_tokens)
+
+    @property
+    def seed(self) -> int:
+        """The seed that repeats this answer."""
+        return self.request.seed
+
+    async def _events(self) -> AsyncIterator[list[Event]]:
+        params = self.request.params
+        self._outputs = [self._llm.new_output(self.request, choice) for choice in range(params.n)]
+        open_choices = set(range(params.n))
+        client, request_id = self._llm.client, self.request.request_id
+        try:
+            async for batch in client.submit(self.request):
+                events: list[Event] = []
+                for output in batch:
+                    if output.error:
+                        raise OctavoError(output.error)
+                    made = self._take(output) if output.choice in open_choices else []
+                    events += made
+                    if made and isinstance(made[-1], Finished):
+                        open_choices.discard(output.choice)
+                        stopped = self._outputs[output.choice].stopped
+                        if output.finish is None and stopped is not None:
+                            await client.abort(request_id, output.choice, stopped.tokens)
+                if events:
+                    yield events
+                if not open_choices:
+                    return
+        finally:
+            if open_choices:
+                await client.abort(request_id)
+
+    def _take(self, output: ChoiceOutput) -> list[Event]:
+        if output.prompt is not None:
+            self.prompt.cached_tokens = output.prompt.cached_tokens
+            if output.prompt.prompt_logprobs is not None:
+                self.prompt.logprobs = [None, *(self._llm.entry(each) for each in output.prompt.prompt_logprobs)]
+        logprobs = None if output.logprobs is None else [self._llm.entry(each) for each in output.logprobs]
+        target = self._outputs[output.choice]
+        events = target.push(output.token_ids, logprobs)
+        if output.finish is not None:
+            events += target.finish(FinishReason(output.finish), output.stop_id)
+        return events
+
+
+class AsyncLLM:
+    """A model behind an engine client."""
+
+    def __init__(
+        self,
+        client: EngineClient,
+        tokenizer: Tokenizer,
+        renderer: Renderer | None,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        """defaults: sampling defaults of the model and the operator, for requests that leave them out."""
+        self.client = client
+        self.tokenizer = tokenizer
+        self.renderer = renderer
+        self.defaults = dict(defaults or {})
+        self.info = client.info
+
+    def default_sampling_params(self, **changes: Any) -> SamplingParams:
+        """The server's defaults with `changes` over them; None counts as left out."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return SamplingParams(**{**self.defaults, **given})
+
+    async def submit(
+        self,
+        prompt: str | PromptIds,
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        add_special_tokens: bool = True,
+        salt: str = "",
+        priority: int = 0,
+    ) -> Generation:
+        """A Generation of a text or of ids. Raises InvalidRequest or ContextLengthExceeded before anything runs."""
+        if isinstance(prompt, str):
+            ids = await self.encode(prompt, add_special_tokens)
+            facts = PromptFacts(ids, prompt)
+        else:
+            facts = PromptFacts(self._checked_ids(prompt))
+        request = self._request(facts, params, request_id or f"req-{secrets.token_hex(12)}", salt, priority)
+        return Generation(request, facts, self)
+
+    async def submit_chat(self, chat: ChatRequest, *, request_id: str | None = None, salt: str = "") -> Generation:
+        """A Generation of a conversation, through the model's chat template."""
+        text = await self.render(chat)
+        return await self.submit(text, chat.params, request_id=request_id, add_special_tokens=False, salt=salt)
+
+    async def render(self, chat: ChatRequest) -> str:
+        """The prompt that the chat template makes of a conversation."""
+        if self.renderer is None:
+            raise InvalidRequest("this model has no chat template; use /v1/completions or --chat-template.")
+        return await asyncio.to_thread(self.renderer.render, chat)
+
+    async def encode(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
+        """Ids of a text; long ones are tokenized in a thread (the tokenizers library releases the GIL)."""
+        if len(text) <= INLINE_CHARACTERS:
+            return tuple(self.tokenizer.encode(text, add_special_tokens))
+        return tuple(await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens))
+
+    async def generate(
+        self, prompt: str | PromptIds, params: SamplingParams | None = None, request_id: str | None = None
+    ) -> AsyncIterator[RequestOutput]:
+        """vLLM's shape: RequestOutputs that grow until `finished`."""
+        params = params or self.default_sampling_params()
+        async for output in collect(await self.submit(prompt, params, request_id=request_id)):
+            yield output
+
+    async def close(self) -> None:
+        await self.client.close()
+
+    # -- what Generation needs ---------------------------------------------------------------------------------------
+
+    def new_output(self, request: Request, choice: int) -> Output:
+        params = request.params
+        detokenizer = Detokenizer(self.tokenizer, params.skip_special_tokens, request.prompt_ids)
+        return Output(detokenizer, choice, params.stop, params.include_stop_str_in_output, params.min_tokens)
+
+    def entry(self, logprobs: TokenLogprobs) -> LogprobEntry:
+        """{id: Logprob} of the chosen id and the most likely ones."""
+        made = {logprobs.token_id: self._logprob(logprobs.token_id, logprobs.logprob, logprobs.rank)}
+        for rank, (token_id, value) in enumerate(logprobs.top, 1):
+            made.setdefault(token_id, self._logprob(token_id, value, rank))
+        return made
+
+    def _logprob(self, token_id: int, value: float, rank: int) -> Logprob:
+        return Logprob(value, rank, self.tokenizer.decode([token_id], skip_special_tokens=False))
+
+    # -- checks ------------------------------------------------------------------------------------------------------
+
+    def _checked_ids(self, ids: PromptIds) -> tuple[int, ...]:
+        worst = max(ids, default=0)
+        if min(ids, default=0) < 0 or worst >= self.info.vocab_size:
+            raise InvalidRequest(
+                f"prompt has the token id {worst if worst > 0 else min(ids)}, but ids go from 0 to "
+                f"{self.info.vocab_size - 1}.",
+                param="prompt",
+            )
+        return tuple(ids)
+
+    def _request(
+        self, facts: PromptFacts, params: SamplingParams, request_id: str, salt: str, priority: int
+    ) -> Request:
+        count, limit = len(facts.token_ids), self.info.max_model_len
+        if count == 0:
+            raise InvalidRequest("prompt is empty: it must have at least one token.", param="prompt")
+        if count >= limit:
+            raise ContextLengthExceeded(limit, count)
+        params.check_vocabulary(self.info.vocab_size)
+        if params.min_tokens > limit - count:
+            raise InvalidRequest(
+                f"min_tokens is {params.min_tokens}, but only {limit - count} tokens fit after the prompt.",
+                param="min_tokens",
+            )
+        if params.max_tokens is None or params.max_tokens > limit - count:
+            params = replace(params, max_tokens=limit - count)  # clamped, never refused: clients ask for 64,000
+        seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
+        words = tuple(ids for word in params.bad_words for ids in self._bad_word(word))
+        pack_bad_words(words)  # refuses what does not fit
+        return Request(
+            request_id, facts.token_ids, params, seed, bad_word_ids=words, salt=salt, priority=priority
+        )
+
+    def _bad_word(self, word: str) -> list[tuple[int, ...]]:
+        """Ids of a bad word at the start of a text and after a space, as vLLM does."""
+        plain, spaced = self.tokenizer.encode(word), self.tokenizer.encode(" " + word.lstrip())
+        made = {tuple(plain), tuple(spaced)}
+        return sorted(ids for ids in made if ids)
+
+
+async def collect(generation: Generation) -> AsyncIterator[RequestOutput]:
+    """Events -> vLLM's RequestOutputs, one after each batch of events, cumulative."""
+    params = generation.request.params
+    outputs = [
+        CompletionOutput(i, "", [], None if params.logprobs is None else 0.0, None if params.logprobs is None else [])
+        for i in range(params.n)
+    ]
+    async for events in generation:
+        for event in events:
+            choice = outputs[event.index]
+            if isinstance(event, TextDelta):
+                _append(choice, event, params.detokenize)
+            else:
+                choice.finish_reason, choice.stop_reason = str(event.reason), event.stop_reason
+        prompt = generation.prompt
+        yield RequestOutput(
+            generation.request.request_id,
+            prompt.text,
+            list(prompt.token_ids),
+            prompt.logprobs,
+            outputs,
+            all(choice.finished() for choice in outputs),
+            prompt.cached_tokens,
+        )
+
+
+def _append(choice: CompletionOutput, delta: TextDelta, text: bool) -> None:
+    if text:
+        choice.text += delta.text
+    choice.token_ids += delta.token_ids
+    if delta.logprobs is not None and choice.logprobs is not None:
+        choice.logprobs += delta.logprobs
+        ids = zip(delta.token_ids, delta.logprobs, strict=True)
+        choice.cumulative_logprob = (choice.cumulative_logprob or 0.0) + sum(e[i].logprob for i, e in ids)

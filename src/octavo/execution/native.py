@@ -1,0 +1,242 @@
+"""The native executor: a lowered model in memory, run by one native call a step.
+
+It owns the regions (weights, tables, arena, KV pool, slot table, flat step, scratch), turns lowered arguments into
+addresses, and loads the Programs. It knows neither which tokens run next nor what a Step is: the runner writes the flat
+memory, `execute` runs what lies there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from octavo.checkpoints.checkpoint import Checkpoint
+from octavo.execution import tape
+from octavo.execution.layout import FlatLayout, slot_layout, step_layout
+from octavo.execution.step import PAGE_TOKENS, ExecutionFacts, PagedGroup
+from octavo.execution.weights import Place, Progress, aligned_offsets, float_table, load_weights, place_weights
+from octavo.kernels import library
+from octavo.lowering.lowered import (
+    Arg,
+    ArenaArg,
+    DimArg,
+    FloatBits,
+    Fn,
+    GroupArg,
+    Imm,
+    Lowered,
+    LoweredProgram,
+    StepField,
+    TableArg,
+    WeightArg,
+)
+from octavo.models.binding import WeightSource
+from octavo.program.symbols import Dim
+
+SCRATCH_TILE = 512 * 1024  # output tile of a thread: 1,024 rows x 128 columns of float, half of an L2
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What sizes every region. pages: of 16 tokens, the null page included."""
+
+    max_rows: int
+    max_seqs: int
+    max_model_len: int
+    pages: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Bytes of every region, known before anything is allocated: the plan's lines."""
+
+    weights: int
+    tables: int
+    arena: int
+    kv: int
+    slots: int
+    step: int
+    scratch: int
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """Where everything lies: made from a lowered model and its bounds, without touching memory."""
+
+    lowered: Lowered
+    bounds: Bounds
+    places: Mapping[str, Place]
+    tables: Mapping[str, int]  # name -> offset in the tables' region
+    step: FlatLayout
+    slots: FlatLayout
+    page_bytes: int
+    regions: Regions
+
+
+def lay_out(lowered: Lowered, sources: Mapping[str, WeightSource], bounds: Bounds, vocab: int) -> Layouts:
+    """Sizes and offsets of everything."""
+    places, weight_bytes = place_weights(sources, {name: weight.layout for name, weight in lowered.weights.items()})
+    sizes = [(name, 4 * count) for name, count in lowered.vectors.items()]
+    tables, table_bytes = aligned_offsets(sizes + [(name, table.nbytes) for name, table in lowered.tables.items()])
+    groups = max(1, len(lowered.groups))
+    step = step_layout(rows=bounds.max_rows, seqs=bounds.max_seqs, groups=groups, page_ops=page_ops(bounds))
+    pages = -(-bounds.max_model_len // PAGE_TOKENS)
+    slots = slot_layout(slots=bounds.max_seqs, ids=bounds.max_model_len, groups=groups, pages=pages, vocab=vocab)
+    page_bytes = max((group.page_bytes for group in lowered.groups), default=0)
+    scratch = thread_scratch(lowered) * bounds.threads
+    regions = Regions(
+        weight_bytes, table_bytes, lowered.arena.nbytes, bounds.pages * page_bytes, slots.nbytes, step.nbytes, scratch
+    )
+    return Layouts(lowered, bounds, places, tables, step, slots, page_bytes, regions)
+
+
+def page_ops(bounds: Bounds) -> int:
+    """Pages that a step may zero or copy at most: those of its rows, one begun by each sequence, and its copies."""
+    return bounds.max_rows // PAGE_TOKENS + 8 * bounds.max_seqs + 64
+
+
+def thread_scratch(lowered: Lowered) -> int:
+    """Bytes of scratch of one thread: 16 rows of activations, an unpacked panel, a tile."""
+    longest = max((weight.k for weight in lowered.weights.values()), default=0)
+    acts = 16 * 4 * longest  # 16 rows per thread (SHARE_ROWS); a quantized row takes half of a float row
+    panel = 2 * 32 * longest + 16 * longest  # two panels of bytes, scales and minima
+    return -(-(acts + panel + SCRATCH_TILE) // 4096) * 4096
+
+
+class NativeExecutor:
+    """A model in memory, ready to run steps."""
+
+    def __init__(self, layouts: Layouts, vocab: int, fingerprint: str, *, isa: str = "auto") -> None:
+        bounds, lowered = layouts.bounds, layouts.lowered
+        self.layouts = layouts
+        self.machine = library.new_machine(isa=isa, threads=bounds.threads, scratch_bytes=thread_scratch(lowered))
+        sizes = layouts.regions
+        self._regions = {
+            kind: self.machine.allocate(kind, getattr(sizes, kind))
+            for kind in ("weights", "tables", "arena", "kv", "slots", "step")
+        }
+        self.step = layouts.step.views(self._memory("step", sizes.step))
+        self.slots = layouts.slots.views(self._memory("slots", sizes.slots))
+        self._bind(layouts)
+        groups = tuple(
+            PagedGroup(each.group.name, each.group.index, each.group.window) for each in lowered.groups
+        )
+        self.facts = ExecutionFacts(
+            groups, bounds.pages, bounds.max_rows, bounds.max_seqs, bounds.max_model_len, vocab, fingerprint
+        )
+        self.programs = {name: self._load(program) for name, program in lowered.programs.items()}
+        self._tape = tape.decode_tape(self.programs["body"], self.programs["head"], self.programs["sample"])
+
+    def load(
+        self, checkpoint: Checkpoint, sources: Mapping[str, WeightSource], progress: Progress | None = None
+    ) -> None:
+        """Fill weights and tables from the checkpoint."""
+        sizes, lowered = self.layouts.regions, self.layouts.lowered
+        tables = self._memory("tables", sizes.tables)
+        values = {name: float_table(checkpoint, sources[name]) for name in lowered.vectors}
+        values |= {name: table.make().reshape(-1) for name, table in lowered.tables.items()}
+        for name, value in values.items():
+            at = self.layouts.tables[name]
+            tables[at : at + value.nbytes] = value.astype(np.float32, copy=False).view(np.uint8)
+        region = self._memory("weights", sizes.weights)
+        load_weights(checkpoint, self.layouts.places, region, threads=self.layouts.bounds.threads, progress=progress)
+
+    def execute(self) -> bool:
+        """Run the step that lies in the flat memory; False when it was stopped and committed nothing."""
+        return bool(self.machine.run(self._tape) == 0)
+
+    def watch(self, control: int) -> None:
+        """Use the control page at this address (engine/flight_record.py): arrived, seen, stop, progress, node."""
+        self.machine.bind_control(control)
+
+    @property
+    def isa(self) -> str:
+        return str(self.machine.isa)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes really taken, by kind: the allocator's counters."""
+        return dict(self.machine.memory())
+
+    def arena_view(self, buffer: str, nbytes: int) -> npt.NDArray[np.uint8]:
+        """The bytes of an arena buffer: verify, profile and tests look here."""
+        offset = self.layouts.lowered.arena.offsets[buffer]
+        return self._memory("arena", self.layouts.regions.arena)[offset : offset + nbytes]
+
+    def region(self, kind: str) -> npt.NDArray[np.uint8]:
+        """All bytes of a region, for verify and tests."""
+        return self._memory(kind, getattr(self.layouts.regions, kind))
+
+    # -- set-up ------------------------------------------------------------------------------------------------------
+
+    def _memory(self, kind: str, nbytes: int) -> npt.NDArray[np.uint8]:
+        return library.region_bytes(self.machine, self._regions[kind], nbytes)
+
+    def _bind(self, layouts: Layouts) -> None:
+        machine, step, slots = self.machine, layouts.step, layouts.slots
+        machine.bind_arena(self._regions["arena"])
+        machine.bind_step(
+            self._regions["step"], list(step.offsets), step.bounds["T"], step.bounds["S"], step.bounds["R"],
+            step.bounds["G"], step.bounds["Z"],
+        )  # fmt: skip
+        machine.bind_slots(
+            self._regions["slots"], list(slots.offsets), slots.bounds["N"], slots.bounds["L"], slots.bounds["G"],
+            slots.bounds["P"], slots.bounds["V32"],
+        )  # fmt: skip
+        for each in layouts.lowered.groups:
+            group = each.group
+            dtype = 0 if each.layout.startswith("kv.bf16") else 1
+            machine.add_group(
+                self._regions["kv"], layouts.bounds.pages, layouts.page_bytes, 0, group.layers, group.kv_heads,
+                group.head_dim, dtype, group.window,
+            )  # fmt: skip
+
+    def _load(self, program: LoweredProgram) -> int:
+        image = tape.Image()
+        for number, node in enumerate(program.nodes):
+            image.add(node.name, [self.word(image, arg) for arg in node.args], region=number)
+        return int(self.machine.load(image.words(), image.names))
+
+    def word(self, image: tape.Image, arg: Arg) -> tape.Word:
+        """A lowered argument as the five words of the image."""
+        return WORDS[type(arg)](self, image, arg)
+
+    def _weight(self, _: tape.Image, arg: WeightArg) -> tape.Word:
+        place = self.layouts.places[arg.name]
+        return tape.buffer(self._regions["weights"], place.offset, place.nbytes)
+
+    def _table(self, _: tape.Image, arg: TableArg) -> tape.Word:
+        lowered = self.layouts.lowered
+        nbytes = 4 * lowered.vectors[arg.name] if arg.name in lowered.vectors else lowered.tables[arg.name].nbytes
+        return tape.buffer(self._regions["tables"], self.layouts.tables[arg.name], nbytes)
+
+    def _arena(self, _: tape.Image, arg: ArenaArg) -> tape.Word:
+        return tape.buffer(self._regions["arena"], self.layouts.lowered.arena.offsets[arg.buffer], arg.nbytes)
+
+    def _step_field(self, _: tape.Image, arg: StepField) -> tape.Word:
+        layout = self.layouts.step
+        index = [field.name for field in layout.fields].index(arg.name)
+        return tape.buffer(self._regions["step"], layout.offsets[index], self.step[arg.name].nbytes)
+
+
+def _dimension(_: NativeExecutor, __: tape.Image, arg: DimArg) -> tape.Word:
+    size: Dim = arg.dim
+    scale = 0 if size.symbol is None else size.scale
+    return tape.dimension(scale, size.symbol or "1", size.offset, size.divisor)
+
+
+WORDS: dict[type, Any] = {
+    Imm: lambda _, __, arg: tape.immediate(arg.value),
+    FloatBits: lambda _, __, arg: tape.float_bits(arg.value),
+    Fn: lambda _, image, arg: image.entry(arg.name),
+    GroupArg: lambda _, __, arg: tape.immediate(arg.index),
+    DimArg: _dimension,
+    WeightArg: NativeExecutor._weight,
+    TableArg: NativeExecutor._table,
+    ArenaArg: NativeExecutor._arena,
+    StepField: NativeExecutor._step_field,
+}
