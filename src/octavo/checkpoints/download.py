@@ -64,7 +64,7 @@ def fetch_entry(entry: CatalogueEntry, cache_dir: Path, *, offline: bool, progre
         f"{entry.name} is not (or not whole) in {folder} and could not be fetched:{tried}\n"
         "three ways on:\n"
         f"  by hand       put {entry.file} (sha256 {entry.sha256}) into {folder}\n"
-        f"  elsewhere     octavo pull {entry.name} where a network is, copy {folder} here, then octavo serve --offline\n"
+        f"  elsewhere     octavo pull {entry.name} where a network is, copy {folder} here, octavo serve --offline\n"
         "  another model octavo serve FOLDER or octavo serve FILE.gguf",
         param="model",
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from octavo.checkpoints.checkpoint import Checkpoint
-from octavo.checkpoints.safetensors import read_json, read_tensors, weight_files
+from octavo.checkpoints.safetensors import read_json, read_small, read_tensors, weight_files
 from octavo.errors import CheckpointError
 
 MAX_JSON = 64 << 20  # tokenizer_config.json of large vocabularies takes a few MiB
@@ -100,13 +100,9 @@ def _chat_template(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
     if file.is_file():
         try:
-            with file.open("rb") as stream:
-                raw = stream.read(MAX_TEMPLATE + 1)
-            if len(raw) > MAX_TEMPLATE:
-                raise CheckpointError(f"{file} has more than {MAX_TEMPLATE:,} bytes", path=str(file))
-            return raw.decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"cannot read {file}: {error}", path=str(file)) from error
+            return read_small(file, MAX_TEMPLATE).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{file} is not UTF-8: {error}", path=str(file)) from error
     config_file = folder / "tokenizer_config.json"
     if not config_file.is_file():
         return None

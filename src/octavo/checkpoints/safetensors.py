@@ -100,14 +100,19 @@ def _read_index(index: Path) -> dict[str, str]:
 
 def read_json(path: Path, limit: int) -> dict[str, Any]:
     """A JSON object of a model folder, at most `limit` bytes. Raises CheckpointError naming file and place."""
+    return parse_json(read_small(path, limit), path)
+
+
+def read_small(path: Path, limit: int) -> bytes:
+    """A whole file of at most `limit` bytes. Raises CheckpointError."""
     try:
         with path.open("rb") as file:
-            raw = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > limit:
+                raise CheckpointError(f"{path} has {size:,} bytes, the limit is {limit:,}", path=str(path))
+            return file.read(size)  # not read(limit): that allocates the limit first
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror}", path=str(path)) from error
-    if len(raw) > limit:
-        raise CheckpointError(f"{path} has more than {limit:,} bytes", path=str(path))
-    return parse_json(raw, path)
 
 
 def parse_json(raw: bytes, path: Path) -> dict[str, Any]:
