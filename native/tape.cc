@@ -101,7 +101,6 @@ struct Pass {
       run.counter = &counters[i & 3];
       i64 begin = 0;
       if (run.thread == 0) {
-        machine.control_->node = id * 65536 + static_cast<i64>(i);
         machine.control_->progress = machine.control_->progress + 1;
         // Used two nodes ago, and next in two: every thread has passed the barrier in between.
         __atomic_store_n(&counters[(i + 2) & 3], 0, __ATOMIC_RELAXED);
@@ -173,7 +172,7 @@ struct Pass {
     }
     loop_index++;
     header[H_loops_done] = loop_index;
-    const bool arrived = machine.control_->arrived != machine.control_->seen;
+    const bool arrived = machine.control_->arrived != arrived_before;
     leave = finished || arrived || loop_index >= header[H_loop];
     header[H_left_because] = finished ? kFinished : arrived && loop_index < header[H_loop] ? kArrived : kRanAll;
     if (!leave) next_decode_rows();
@@ -202,6 +201,7 @@ struct Pass {
   }
 
   bool stopping = false;
+  i64 arrived_before = 0;  // of control.arrived; what came while the step was made delays by one run-ahead at most
 };
 
 Machine::Machine(const std::string& isa, int threads, size_t scratch_bytes)
@@ -320,6 +320,7 @@ bool Machine::walk(const i64* tape, size_t words, const i64* symbols) {
   }
   Pass pass{*this, tape, words};
   for (int i = 0; i < kSymbols; i++) pass.symbols[i] = symbols[i];
+  pass.arrived_before = control_->arrived;
   team_.run(&Pass::enter, &pass);
   return pass.stopped;
 }

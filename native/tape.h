@@ -19,6 +19,7 @@
 //   4 advance append sampled ids to the slots; leave the loop when a sequence ends, something arrived, or K is reached
 //   5 end     of the loop
 #pragma once
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -49,14 +50,15 @@ struct Program {
   std::vector<Dim> dims;
 };
 
-// Words shared with other processes: the control page. A machine without one uses its own.
+// Words shared with other processes, at the offsets of engine/flight_record.py, a cache line each. A machine without a
+// control page uses its own.
 struct Control {
-  volatile i64 arrived;   // the front counts up before it writes to the socket
-  volatile i64 seen;      // `arrived` as the engine knew it when it made the step
-  volatile i64 stop;      // not 0: leave at the next node, commit nothing
-  volatile i64 progress;  // counts nodes; stands still when a kernel hangs
-  volatile i64 node;      // program * 65536 + node that runs
+  alignas(64) i64 reserved;
+  alignas(64) volatile i64 arrived;   // the front counts up before it writes to the socket
+  alignas(64) volatile i64 stop;      // not 0: leave at the next node, commit nothing
+  alignas(64) volatile i64 progress;  // counts nodes; stands still when a kernel hangs
 };
+static_assert(offsetof(Control, arrived) == 64 && offsetof(Control, stop) == 128 && offsetof(Control, progress) == 192);
 
 class Machine {
  public:

@@ -6,7 +6,7 @@
 // first. When there are fewer than four items a thread and some context is longer than a split, (item, split) is shared
 // instead, and after a barrier each item's partials are merged in the same order by the same code: equal bits.
 //
-// Scratch a thread needs: see scratch_bytes(); 256 KiB do for group * (12 * head_dim + 1104) < 128 KiB and 8192 rows.
+// Scratch a thread needs: see scratch_bytes(); 256 KiB do for group * (12 * head_dim + 1048) < 128 KiB and 8192 rows.
 #include "attention_tile.h"
 
 OCTAVO_BEGIN
@@ -45,7 +45,6 @@ struct Work {
 // This thread's memory for one item.
 struct Buffers {
   float *q, *s;
-  F* top;
   int32_t *lo, *hi;
   Partial whole, part;
 };
@@ -53,7 +52,7 @@ struct Buffers {
 static constexpr i64 lines(i64 bytes) { return (bytes + 63) / 64 * 64; }
 
 static i64 buffer_bytes(i64 queries, i64 head_dim) {
-  return lines(queries * head_dim * 4) * 3 + queries * (kSplit * 4 + 64) + lines(queries * 4) * 6;
+  return lines(queries * head_dim * 4) * 3 + queries * kSplit * 4 + lines(queries * 4) * 6;
 }
 
 static Buffers carve(uint8_t* p, i64 queries, i64 head_dim) {
@@ -64,7 +63,6 @@ static Buffers carve(uint8_t* p, i64 queries, i64 head_dim) {
   };
   const auto floats = [&take](i64 n) { return reinterpret_cast<float*>(take(n * 4)); };
   Buffers b;
-  b.top = reinterpret_cast<F*>(take(queries * 64));
   b.q = floats(queries * head_dim);
   b.s = floats(queries * kSplit);
   b.lo = reinterpret_cast<int32_t*>(take(queries * 4));
@@ -118,49 +116,53 @@ static int list_blocks(Work& w) {
   return most;
 }
 
-// Addresses of K in the pages of the visible tiles of a split, from `first` to `last` (first == last: nothing is visible).
-// A page of such a tile that no row sees may not exist: another one stands in, all of its keys are masked.
-static void find_pages(const Work& w, const Block& b, i64 head, int split, const uint8_t** page, int& first, int& last) {
+// Sets a.page and its ranges for a split; false: nothing is visible. A page of a visited tile that no row sees may not
+// exist: another one stands in, all of its keys are masked.
+static bool find_pages(const Work& w, const Block& b, i64 head, int split, Split& a) {
   const Slots& slots = *w.run.slots;
   const int32_t* table = slots.page + (b.slot * slots.G + w.group.index) * slots.P + split * kPages;
   const int base = split * kSplit;
   const int lo = b.lo > base ? b.lo - base : 0, hi = b.hi - base < kSplit ? b.hi - base : kSplit;
-  first = last = 0;
-  if (lo >= hi) return;
+  if (lo >= hi) return false;
   const uint8_t* const k = w.group.pool + w.layer * w.group.layer_bytes + head * w.group.head_bytes;
   const uint8_t* any = nullptr;
-  const int begin = lo / kTile * 2, end = (hi + kTile - 1) / kTile * 2;
-  for (int p = begin; p < end; p++) {
-    const bool seen = p * kPage < hi && (p + 1) * kPage > lo;
-    page[p] = seen && table[p] >= 0 ? k + table[p] * w.group.page_bytes : nullptr;
-    if (page[p]) any = page[p];
+  a.first_seen = lo / kPage;
+  a.last_seen = (hi + kPage - 1) / kPage;
+  a.first = lo / kTile * 2;
+  a.last = (hi + kTile - 1) / kTile * 2;
+  for (int p = a.first; p < a.last; p++) {
+    const bool exists = p >= a.first_seen && p < a.last_seen && table[p] >= 0;
+    a.page[p] = exists ? k + table[p] * w.group.page_bytes : nullptr;
+    if (exists) any = a.page[p];
   }
-  if (!any) return;
-  for (int p = begin; p < end; p++)
-    if (!page[p]) page[p] = any;
-  first = begin;
-  last = end;
+  for (int p = a.first; p < a.last; p++)
+    if (!a.page[p]) a.page[p] = any;
+  return any != nullptr;
 }
 
 static void ask_for(const Work& w, const Block& b, i64 head, int split, Split& a) {
-  const uint8_t* page[kPages];
-  int first, last;
-  find_pages(w, b, head, split, page, first, last);
-  a.nexts = last - first;
-  for (int p = first; p < last; p++) a.next[p - first] = page[p];
+  Split next;
+  a.nexts = 0;
+  if (!find_pages(w, b, head, split, next)) return;
+  for (int p = next.first_seen; p < next.last_seen; p++) a.next[a.nexts++] = next.page[p];
 }
 
+// Rows of q in one piece: floats, or bf16 where keys are dotted as such.
 template <KeyKind KIND>
 static void load_queries(const Work& w, const Block& b, i64 head, float* out) {
   const i64 columns = w.heads_per_kv * w.group.head_dim;
   for (i64 r = 0; r < b.rows; r++) {
     const float* q = w.q + (b.row0 + r) * w.q_ld + head * columns;
-    for (i64 c = 0; c < columns; c += 16) {
-      if constexpr (KIND == kBf16Dot)
-        store_bf16(reinterpret_cast<uint16_t*>(out) + r * columns + c, load(q + c));
-      else
-        store(out + r * columns + c, load(q + c));
+    i64 c = 0;
+#if HAS_BF16_DOT
+    if constexpr (KIND == kBf16Dot) {
+      uint16_t* to = reinterpret_cast<uint16_t*>(out) + r * columns;
+      for (; c + 32 <= columns; c += 32) storei(to + c, pack_bf16(load(q + c), load(q + c + 16)));
+      if (c < columns) store_bf16(to + c, load(q + c));
     }
+#endif
+    if constexpr (KIND != kBf16Dot)
+      for (; c < columns; c += 16) store(out + r * columns + c, load(q + c));
   }
 }
 
@@ -173,20 +175,18 @@ static Split start(const Work& w, const Block& b, const Buffers& m) {
   a.group = static_cast<int>(w.heads_per_kv);
   a.lo = m.lo;
   a.hi = m.hi;
-  a.scale = w.scale * kLog2e;
-  a.cap = w.cap * kLog2e;
+  a.scale = w.cap > 0 ? kLog2e : w.scale * kLog2e;
+  a.cap = w.cap;
   a.cap_in = w.cap > 0 ? 2.0f * w.scale * kLog2e / w.cap : 0.0f;
   a.q = m.q;
   a.s = m.s;
-  a.top = m.top;
   return a;
 }
 
 // One split of an item into `out`; a.next is set already. False: no key of it is visible.
 template <KeyKind KIND>
 static bool one_split(const Work& w, const Block& b, i64 head, int split, const Buffers& m, Split& a, const Partial& out) {
-  find_pages(w, b, head, split, a.page, a.first, a.last);
-  if (a.first == a.last) return false;
+  if (!find_pages(w, b, head, split, a)) return false;
   const Step& step = *w.run.step;
   const i64 row0 = w.group.index * step.T + b.row0;
   for (int r = 0; r < b.rows; r++) {

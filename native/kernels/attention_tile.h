@@ -36,15 +36,15 @@ struct Split {
   const uint8_t* page[kPages];  // K of the head in each page of [first, last); V follows v_offset bytes later
   const uint8_t* next[kPages];  // K of the pages that come next, for prefetching; nexts of them
   int nexts;
-  int first, last;  // pages visited: whole tiles
+  int first, last;            // pages of the visited tiles
+  int first_seen, last_seen;  // pages of which some row sees a key
   i64 v_offset, head_dim;
-  int queries, group;     // group queries share a row
+  int queries, group;      // group queries share a row
   const int32_t *lo, *hi;  // per row: visible keys, relative to the split
-  float scale, cap;        // scale: to units of log2 (without cap); cap: see capped()
-  float cap_in;
-  const float* q;  // [queries][head_dim], or pairs of bf16 in [queries][head_dim / 2] words
-  float* s;        // [queries][256]: scores, then p (bf16 in the first half of a row for kBf16Dot)
-  F* top;          // [queries]
+  float scale;             // > 0, to units of log2
+  float cap, cap_in;       // cap 0: none; else see capped()
+  const float* q;          // [queries][head_dim], or pairs of bf16 in [queries][head_dim / 2] words
+  float* s;                // [queries][256]: scores, then p (bf16 in the first half of a row for kBf16Dot)
 };
 
 static inline int bits_of(const float* p) {
@@ -61,72 +61,64 @@ static inline F capped(F s, float cap_in, float cap) {
   return select(lt(x, zero()), neg(t), t);
 }
 
-// Scores of NQ queries from query q0 on against NP pages from `page` on. Reading K, the lines of V are asked for.
+// q . k of NQ queries from query q0 on with the keys of NP pages from `page` on. Reading K, the lines of V are asked for.
 template <KeyKind KIND, int NQ, int NP>
-static void scores(const Split& a, int q0, int page, bool ahead, bool partly) {
+static void scores(const Split& a, int q0, int page, bool ahead) {
   F acc[NQ][NP];
 #pragma GCC unroll 8
   for (int i = 0; i < NQ; i++)
 #pragma GCC unroll 4
     for (int j = 0; j < NP; j++) acc[i][j] = zero();
   const uint8_t* k[NP];
+#pragma GCC unroll 4
   for (int j = 0; j < NP; j++) k[j] = a.page[page + j];
   const i64 steps = KIND == kFloat ? a.head_dim : a.head_dim / 2, stride = KIND == kBf16Dot ? steps : a.head_dim;
   const float* q = a.q + q0 * stride;
-  for (i64 d = 0; d < steps; d++) {
+  for (i64 at = 0; at < steps; at += 8) {  // head_dim is a multiple of 16
     if (ahead)
 #pragma GCC unroll 4
-      for (int j = 0; j < NP; j++) prefetch(k[j] + a.v_offset + d * 64);
+      for (int j = 0; j < NP; j++)
+        for (int d = 0; d < 8; d++) prefetch(k[j] + a.v_offset + (at + d) * 64);
+    for (i64 d = at; d < at + 8; d++) {
 #if HAS_BF16_DOT
-    if constexpr (KIND == kBf16Dot) {
-      I w[NP];
+      if constexpr (KIND == kBf16Dot) {
+        I w[NP];
 #pragma GCC unroll 4
-      for (int j = 0; j < NP; j++) w[j] = loadi(k[j] + d * 64);
-#pragma GCC unroll 8
-      for (int i = 0; i < NQ; i++) {
-        const I x = seti(bits_of(q + i * stride + d));
-#pragma GCC unroll 4
-        for (int j = 0; j < NP; j++) acc[i][j] = dot_bf16(acc[i][j], w[j], x);
-      }
-    }
-#endif
-    if constexpr (KIND == kBf16Wide) {
-#pragma GCC unroll 4
-      for (int j = 0; j < NP; j++) {
-        const I w = loadi(k[j] + d * 64);
-        const F even = as_f(shl_i<16>(w)), odd = as_f(and_i(w, seti(static_cast<int32_t>(0xffff0000u))));
+        for (int j = 0; j < NP; j++) w[j] = loadi(k[j] + d * 64);
 #pragma GCC unroll 8
         for (int i = 0; i < NQ; i++) {
-          acc[i][j] = fma(even, set1(q[i * stride + 2 * d]), acc[i][j]);
-          acc[i][j] = fma(odd, set1(q[i * stride + 2 * d + 1]), acc[i][j]);
+          const I x = seti(bits_of(q + i * stride + d));
+#pragma GCC unroll 4
+          for (int j = 0; j < NP; j++) acc[i][j] = dot_bf16(acc[i][j], w[j], x);
+        }
+      }
+#endif
+      if constexpr (KIND == kBf16Wide) {
+#pragma GCC unroll 4
+        for (int j = 0; j < NP; j++) {
+          const I w = loadi(k[j] + d * 64);
+          const F even = as_f(shl_i<16>(w)), odd = as_f(and_i(w, seti(static_cast<int32_t>(0xffff0000u))));
+#pragma GCC unroll 8
+          for (int i = 0; i < NQ; i++) {
+            acc[i][j] = fma(even, set1(q[i * stride + 2 * d]), acc[i][j]);
+            acc[i][j] = fma(odd, set1(q[i * stride + 2 * d + 1]), acc[i][j]);
+          }
+        }
+      }
+      if constexpr (KIND == kFloat) {
+#pragma GCC unroll 4
+        for (int j = 0; j < NP; j++) {
+          const F w = load(reinterpret_cast<const float*>(k[j] + d * 64));
+#pragma GCC unroll 8
+          for (int i = 0; i < NQ; i++) acc[i][j] = fma(w, set1(q[i * stride + d]), acc[i][j]);
         }
       }
     }
-    if constexpr (KIND == kFloat) {
-#pragma GCC unroll 4
-      for (int j = 0; j < NP; j++) {
-        const F w = load(reinterpret_cast<const float*>(k[j] + d * 64));
-#pragma GCC unroll 8
-        for (int i = 0; i < NQ; i++) acc[i][j] = fma(w, set1(q[i * stride + d]), acc[i][j]);
-      }
-    }
   }
-  const F never = set1(-__builtin_inff());
 #pragma GCC unroll 8
-  for (int i = 0; i < NQ; i++) {
-    const int row = (q0 + i) / a.group;
+  for (int i = 0; i < NQ; i++)
 #pragma GCC unroll 4
-    for (int j = 0; j < NP; j++) {
-      F s = a.cap > 0 ? capped(acc[i][j], a.cap_in, a.cap) : mul(acc[i][j], set1(a.scale));
-      if (partly) {
-        const int key = (page + j) * kPage;
-        s = select(mask_n(a.hi[row] - key), s, never);
-        s = select(mask_n(a.lo[row] - key), never, s);
-      }
-      store(a.s + (q0 + i) * kSplit + (page + j) * kPage, s);
-      a.top[q0 + i] = max(a.top[q0 + i], s);
-    }
-  }
+    for (int j = 0; j < NP; j++) store(a.s + (q0 + i) * kSplit + (page + j) * kPage, acc[i][j]);
 }
 
 // Sums of p * v of NQ queries over NC x 16 columns from column c on; the pages of what comes next are asked for.
@@ -138,9 +130,9 @@ static void values(const Split& a, int q0, i64 c, bool ahead, float* o) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; j++) acc[i][j] = zero();
   const i64 pair = KIND == kFloat ? a.head_dim * 8 : a.head_dim * 4, lines = a.v_offset / (64 * kPage / 2);
-  for (int page = a.first; page < a.last; page++) {
+  for (int page = a.first_seen; page < a.last_seen; page++) {
     const uint8_t* v = a.page[page] + a.v_offset + c * 4;
-    const uint8_t* soon = ahead && page - a.first < a.nexts ? a.next[page - a.first] : nullptr;
+    const uint8_t* soon = ahead && page - a.first_seen < a.nexts ? a.next[page - a.first_seen] : nullptr;
     const float* p = a.s + q0 * kSplit + (KIND == kBf16Dot ? page * kPage / 2 : page * kPage);
     for (int t = 0; t < kPage / 2; t++, v += pair) {
       if (soon)
@@ -190,13 +182,41 @@ static void values(const Split& a, int q0, i64 c, bool ahead, float* o) {
 static inline I pack_bf16(F lo, F hi) { return {(__m512i)_mm512_cvtne2ps_pbh(hi.v, lo.v)}; }
 #endif
 
+// The largest score of one query in units of log2; keys that its row does not see get -inf, a soft cap is applied. A
+// positive scale keeps the order, rounding included, so that the largest is scaled instead of all.
+static inline float largest(const Split& a, float* s, int row) {
+  const F never = set1(-__builtin_inff());
+  const int lo = a.lo[row], hi = a.hi[row];
+  F x = never, y = never;  // of even and odd pages
+  for (int page = a.first; page < a.last; page += 2) {
+    const int key = page * kPage;
+    F u = load(s + key), v = load(s + key + kPage);
+    if (a.cap > 0) {
+      u = capped(u, a.cap_in, a.cap);
+      v = capped(v, a.cap_in, a.cap);
+    }
+    if (key < lo || key + kTile > hi) {
+      u = select(mask_n(lo - key), never, select(mask_n(hi - key), u, never));
+      v = select(mask_n(lo - key - kPage), never, select(mask_n(hi - key - kPage), v, never));
+    }
+    if (a.cap > 0 || key < lo || key + kTile > hi) {
+      store(s + key, u);
+      store(s + key + kPage, v);
+    }
+    x = max(x, u);
+    y = max(y, v);
+  }
+  return reduce_max(max(x, y)) * a.scale;
+}
+
 // p over the scores of one query; l by lanes, tiles ascending, then the fixed tree.
 template <KeyKind KIND>
 static inline float softmax(const Split& a, float* s, float m) {
   const F base = set1(m == -__builtin_inff() ? 0.0f : m);  // no key is visible: 2^(-inf - 0) = 0
+  const F scale = set1(a.scale);
   F l = zero();
   for (int page = a.first; page < a.last; page += 2) {
-    const F x = sub(load(s + page * kPage), base), y = sub(load(s + (page + 1) * kPage), base);
+    const F x = sub(mul(load(s + page * kPage), scale), base), y = sub(mul(load(s + (page + 1) * kPage), scale), base);
 #if HAS_BF16_DOT
     if constexpr (KIND == kBf16Dot) {
       const I p = pack_bf16(exp2<4>(x), exp2<4>(y));
@@ -215,11 +235,11 @@ static inline float softmax(const Split& a, float* s, float m) {
 }
 
 template <KeyKind KIND, int NQ>
-static inline void scores_of(const Split& a, int q0, int page, int pages, bool ahead, bool partly) {
+static inline void scores_of(const Split& a, int q0, int page, int pages, bool ahead) {
   if (NQ <= kWideQueries && pages == kWide)
-    scores<KIND, NQ, NQ <= kWideQueries ? kWide : kNarrow>(a, q0, page, ahead, partly);
+    scores<KIND, NQ, NQ <= kWideQueries ? kWide : kNarrow>(a, q0, page, ahead);
   else
-    for (int j = 0; j < pages; j += kNarrow) scores<KIND, NQ, kNarrow>(a, q0, page + j, ahead, partly);
+    for (int j = 0; j < pages; j += kNarrow) scores<KIND, NQ, kNarrow>(a, q0, page + j, ahead);
 }
 
 template <KeyKind KIND, int NQ>
@@ -251,10 +271,9 @@ template <KeyKind KIND>
 struct ScoresCall {
   const Split& a;
   int page, pages;
-  bool partly;
   template <int NQ>
   void run(int q0) const {
-    scores_of<KIND, NQ>(a, q0, page, pages, q0 == 0, partly);
+    scores_of<KIND, NQ>(a, q0, page, pages, q0 == 0);
   }
 };
 
@@ -271,22 +290,13 @@ struct ValuesCall {
 // The whole split into `out`.
 template <KeyKind KIND>
 static void attend(const Split& a, const Partial& out) {
-  const int rows = a.queries / a.group;
-  int lo = 0, hi = kSplit;  // keys that every row sees
-  for (int r = 0; r < rows; r++) {
-    lo = a.lo[r] > lo ? a.lo[r] : lo;
-    hi = a.hi[r] < hi ? a.hi[r] : hi;
-  }
-  for (int q = 0; q < a.queries; q++) a.top[q] = set1(-__builtin_inff());
   const int step = a.queries <= kWideQueries ? kWide : 2;
-  for (int page = a.first; page < a.last; page += step) {
-    const int pages = a.last - page < step ? a.last - page : step;
-    const bool partly = page * kPage < lo || (page + pages) * kPage > hi;
-    each_tile(a.queries, ScoresCall<KIND>{a, page, pages, partly});
-  }
+  for (int page = a.first; page < a.last; page += step)
+    each_tile(a.queries, ScoresCall<KIND>{a, page, a.last - page < step ? a.last - page : step});
   for (int q = 0; q < a.queries; q++) {
-    out.m[q] = reduce_max(a.top[q]);
-    out.l[q] = softmax<KIND>(a, a.s + q * kSplit, out.m[q]);
+    float* s = a.s + q * kSplit;
+    out.m[q] = largest(a, s, q / a.group);
+    out.l[q] = softmax<KIND>(a, s, out.m[q]);
   }
   each_tile(a.queries, ValuesCall<KIND>{a, out.o});
 }
