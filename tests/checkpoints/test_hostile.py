@@ -53,9 +53,9 @@ def tiny_folder(path):
 
 def mutate(raw: bytes, rng: np.random.Generator, header: int) -> bytes:
     """One to three changes, most of them in the first `header` bytes."""
-    changed = bytearray(raw)
+    changed = bytearray(raw)  # never cut to nothing: position 0 stays
     for _ in range(rng.integers(1, 4)):
-        at = int(rng.integers(0, min(header, len(changed)) if rng.random() < 0.9 else max(1, len(changed))))
+        at = int(rng.integers(0, min(header, len(changed)) if rng.random() < 0.9 else len(changed)))
         match rng.integers(0, 7):
             case 0:
                 changed[at] ^= 1 << int(rng.integers(0, 8))
@@ -67,12 +67,12 @@ def mutate(raw: bytes, rng: np.random.Generator, header: int) -> bytes:
             case 3:
                 changed[at : at + 4] = int(rng.choice([0, 9, 255, 2**31, 2**32 - 1])).to_bytes(4, "little")
             case 4:
-                del changed[at : at + int(rng.integers(1, 64))]
+                del changed[max(1, at) : at + int(rng.integers(2, 64))]
             case 5:
                 changed[at:at] = changed[at : at + int(rng.integers(1, 64))]
             case _:
                 del changed[max(1, at) :]
-    return bytes(changed) or b"\0"
+    return bytes(changed)
 
 
 def read_everything(path) -> str:
