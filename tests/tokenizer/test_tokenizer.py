@@ -1,5 +1,6 @@
 """Ids against transformers, or against the published shape where transformers' GGUF conversion departs from it."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -12,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
+from octavo.checkpoints.checkpoint import open_checkpoint
 from octavo.errors import CheckpointError, UnsupportedModel
 from octavo.tokenizer import gguf_tokenizer
 from octavo.tokenizer.tokenizer import Tokenizer
+from tests import real
 from tests.tokenizer import vocabularies
 from tests.tokenizer.corpus import documents
-from tests.tokenizer.vocabularies import GEMMA, QWEN, SMOLLM2
+from tests.tokenizer.vocabularies import GEMMA, QWEN, SMOLLM2, converted
 
 # Where transformers' own GGUF conversion and the family's published tokenizer.json differ; Octavo follows the latter.
 # smollm: the conversion forgets the Digits step, so a run of spaces before a digit is cut differently.
@@ -28,17 +31,6 @@ from tests.tokenizer.vocabularies import GEMMA, QWEN, SMOLLM2
 PUBLISHED_DIGITS = pre_tokenizers.Sequence(
     [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
 )
-
-
-@functools.cache
-def converted(name: str) -> Any:
-    """transformers' tokenizer of a GGUF file, untouched."""
-    path = vocabularies.model_path(name)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
 @functools.cache
@@ -250,6 +242,18 @@ def test_folder_adds_what_the_configuration_names(tmp_path: pathlib.Path) -> Non
     assert tokenizer.facts.chat_templates == {"default": "A", "tool_use": "B"}
     (tmp_path / "chat_template.jinja").write_text("C")
     assert Tokenizer.from_folder(tmp_path).chat_template == "C"
+
+
+def test_checkpoints(tmp_path: pathlib.Path) -> None:
+    checkpoint = open_checkpoint(real.model(SMOLLM2))
+    tokenizer = Tokenizer.from_checkpoint(checkpoint, tmp_path)
+    assert tokenizer.encode("Hello 12") == ours(SMOLLM2).encode("Hello 12") and tokenizer.eos_ids == (2, 0)
+    assert len(list(tmp_path.rglob("tokenizer.json"))) == 1
+    broken = {**checkpoint.tokenizer_metadata(), "tokenizer.ggml.pre": "poro"}
+    with pytest.raises(UnsupportedModel, match=r"Q4_1\.gguf: tokenizer\.ggml\.pre"):
+        Tokenizer.from_checkpoint(dataclasses.replace(checkpoint, metadata_reader=lambda: broken))
+    folder = open_checkpoint(real.smollm2_safetensors())
+    assert Tokenizer.from_checkpoint(folder).encode("Hello <|im_end|>") == tokenizer.encode("Hello <|im_end|>")
 
 
 def test_folder_errors_name_the_file(tmp_path: pathlib.Path) -> None:

@@ -1,36 +1,35 @@
-"""Vocabularies for tests: of the real models, and small ones trained here. GGUF files are read by the gguf package."""
+"""Vocabularies for tests: of the real models, small ones trained here, and transformers' view of the former."""
 
 import functools
-import os
-import pathlib
+import json
+import warnings
 from typing import Any
 
-import gguf
-import pytest
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from octavo.checkpoints.gguf import read_arrays, read_gguf
+from tests import real
 from tests.tokenizer.corpus import documents
 
-SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
-QWEN = "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"
-GEMMA = "gemma-3-270m-q4_k_m.gguf"
-
-
-def model_path(name: str) -> pathlib.Path:
-    """The file where tests/real.py keeps it; missing is a failure, not a skip."""
-    folders = [os.environ.get("OCTAVO_CACHE"), pathlib.Path.home() / ".cache" / "octavo-models"]
-    for folder in folders:
-        if folder and (pathlib.Path(folder) / name).is_file():
-            return pathlib.Path(folder) / name
-    return pytest.fail(f"{name} is not in {[str(folder) for folder in folders if folder]}; fetch it with tests/real.py")
+SMOLLM2, QWEN, GEMMA = "smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct", "gemma-3-270m"
 
 
 @functools.cache
 def metadata(name: str) -> dict[str, Any]:
     """The `tokenizer.*` keys of a real model's file."""
-    fields = gguf.GGUFReader(model_path(name)).fields
-    return {key: field.contents() for key, field in fields.items() if key.startswith("tokenizer.")}
+    return read_arrays(read_gguf(real.model(name)), "tokenizer.")
+
+
+@functools.cache
+def converted(name: str) -> Any:
+    """transformers' tokenizer of a GGUF file, untouched."""
+    path = real.model(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
 
 
 @functools.cache
@@ -81,8 +80,6 @@ def sentencepiece() -> dict[str, Any]:
 
 def state(trained: tokenizers.Tokenizer) -> tuple[list[str], list[tuple[str, str]]]:
     """Tokens by id, and merges."""
-    import json
-
     model = json.loads(trained.to_str())["model"]
     vocab: dict[str, int] = model["vocab"]
     return sorted(vocab, key=vocab.__getitem__), [(left, right) for left, right in model["merges"]]
