@@ -1,0 +1,360 @@
+"""The engine: receive, schedule, run, update, send. It knows ids, never text, and no socket.
+
+EngineCore is the engine without a loop: submit and abort between steps, `step()` runs one and gives what is new.
+EngineLoop is the loop around it, over a port: a socket in a process of its own, or queues of a thread beside the front.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from octavo import logs
+from octavo.engine import faults
+from octavo.engine.cost_model import CostModel
+from octavo.engine.flight_record import FlightRecord
+from octavo.engine.messages import (
+    VERSION,
+    Abort,
+    Answer,
+    Ask,
+    ChoiceOutput,
+    EngineInfo,
+    EngineMessage,
+    EngineStats,
+    ErrorRecord,
+    FrontMessage,
+    Hello,
+    Outputs,
+    PromptOutput,
+    Refused,
+    Shutdown,
+    Submit,
+)
+from octavo.engine.roster import Roster, SchedulerConfig
+from octavo.engine.scheduler import Scheduler
+from octavo.engine.sequence import Place, Sequence
+from octavo.errors import InvalidRequest, OctavoError
+from octavo.execution.step import ExecutionFacts, RowRun, RunResult, Step, StepResult
+from octavo.request import FinishReason, Request
+
+IDLE_SECONDS = 0.5  # an idle engine turns its loop this often, so that its progress word says that it is alive
+SWITCH_INTERVAL = 1e-4  # seconds: a native call gets the GIL back at once, not after 5 ms
+Peer = TypeVar("Peer")
+
+
+class StepRunner(Protocol):
+    """execution.runner.Runner, or a scripted one in tests."""
+
+    facts: ExecutionFacts
+
+    def run(self, step: Step) -> StepResult:
+        """Carry out a step."""
+
+
+@dataclass(frozen=True)
+class EngineSetup:
+    """What start-up has built and decided. nodes: of a step, to predict the time of one (for the watch on hangs).
+    watch: told the address of the control page (flight_record.py) before the first step."""
+
+    runner: StepRunner
+    scheduler: SchedulerConfig
+    model_name: str
+    cost: CostModel = field(default_factory=CostModel)
+    summary: tuple[str, ...] = ()
+    nodes: int = 1
+    watch: Callable[[int], None] | None = None
+
+
+class EngineCore:
+    """One model, its requests, its steps. Not thread-safe: one thread calls it."""
+
+    def __init__(self, setup: EngineSetup, flight: FlightRecord | None = None, epoch: int = 0) -> None:
+        self.setup = setup
+        self.epoch = epoch
+        self.roster = Roster(setup.scheduler, setup.runner.facts)
+        self.scheduler = Scheduler(self.roster, setup.cost)
+        self._runner = setup.runner
+        self._flight = flight
+        if setup.watch is not None and flight is not None:
+            setup.watch(flight.address)
+        self._waiting_aborts: list[Abort] = []
+        self._ended: list[ChoiceOutput] = []  # outputs of choices that ended between steps
+        self._prompt_rows = self._generated = self._nonfinite = self._steps = 0
+        self._native_seconds = self._engine_seconds = 0.0
+        self._last: StepResult | None = None
+
+    @property
+    def info(self) -> EngineInfo:
+        facts, roster = self._runner.facts, self.roster
+        return EngineInfo(
+            self.setup.model_name, roster.max_model_len, facts.vocab_size, self.setup.scheduler.eos_ids,
+            facts.fingerprint, roster.cache.pool.total * roster.cache.block_tokens // len(facts.groups),
+            self.setup.summary,
+        )  # fmt: skip
+
+    @property
+    def has_work(self) -> bool:
+        return not self.roster.idle or bool(self._ended)
+
+    def submit(self, request: Request) -> None:
+        """Take a request; InvalidRequest or QueueFull."""
+        request.params.check_vocabulary(self._runner.facts.vocab_size)
+        worst = max((*request.prompt_ids, *(i for r in request.resume for i in r.emitted_ids)), default=0)
+        if worst >= self._runner.facts.vocab_size or min(request.prompt_ids, default=0) < 0:
+            raise InvalidRequest("A token id of the prompt is outside the vocabulary.", param="prompt")
+        self.roster.submit(request)
+
+    def abort(self, request_id: str, choice: int | None = None) -> None:
+        """End a request or one choice, in whatever state. Unknown and finished ones are no error: messages cross."""
+        if self.scheduler.flight is not None:
+            self._waiting_aborts.append(Abort(self.epoch, request_id, choice))
+            return
+        live = self.roster.requests.get(request_id)
+        if live is None:
+            return
+        for sequence in list(live.sequences):
+            if sequence.place is not Place.DONE and choice in (None, sequence.choice):
+                self._ended.append(self._end(sequence, FinishReason.ABORT))
+
+    def reset_prefix_cache(self) -> None:
+        """Forget every cached prefix; running sequences go on."""
+        self.roster.cache.reset()
+
+    def step(self) -> list[ChoiceOutput]:
+        """Run one step. Gives the new ids of every choice, and what ended since the last one."""
+        begin = time.perf_counter()
+        outputs, self._ended = self._ended, []
+        step = self.scheduler.schedule()
+        if step is None:
+            return outputs
+        self._record(step)
+        faults.point("core.before_run")
+        before = time.perf_counter()
+        result = self._runner.run(step)
+        after = time.perf_counter()
+        if self._flight is not None:
+            self._flight.end()
+        faults.point("core.before_update")
+        outputs += self.update(step, result)
+        self._engine_seconds += time.perf_counter() - begin - (after - before)
+        return outputs
+
+    def _record(self, step: Step) -> None:
+        """The flight record says what is about to run, before it may kill us."""
+        if self._flight is None:
+            return
+        draft = self.scheduler.flight
+        assert draft is not None
+        members = [sequence.live.digest for sequence in draft.members]
+        rows = step.rows
+        predicted = self.setup.cost.predict(rows, rows, prefill=rows > len(step.runs))
+        self._flight.begin(step.number, members, predicted / self.setup.nodes)
+
+    # What a step gave
+
+    def update(self, step: Step, result: StepResult) -> list[ChoiceOutput]:
+        """Take the results of the step in flight into its sequences; gives their outputs."""
+        draft = self.scheduler.step_done()
+        outputs: list[ChoiceOutput] = []
+        if result.aborted:
+            self.scheduler.step_stopped(draft)
+        else:
+            tokens = self.roster.cache.block_tokens
+            for sequence, run, given in zip(draft.members, step.runs, result.runs, strict=True):
+                output = self._advance(sequence, run, given)
+                if output is not None:
+                    outputs.append(output)
+                if sequence.place is Place.RUNNING and sequence.computed // tokens > run.start // tokens:
+                    self.roster.cache.commit(sequence)
+            self._observe(step, result)
+        for abort in self._waiting_aborts:
+            self.abort(abort.request, abort.choice)
+        self._waiting_aborts.clear()
+        return outputs
+
+    def _advance(self, sequence: Sequence, run: RowRun, given: RunResult) -> ChoiceOutput | None:
+        """KV exists for the rows that ran, and the ids that were sampled are known."""
+        if given.nonfinite:
+            return self._fail(sequence)
+        ids = given.token_ids
+        sequence.computed = run.start + run.count + max(0, len(ids) - 1)
+        if given.prompt_logprobs is not None and sequence.prompt_logprobs is not None:
+            sequence.prompt_logprobs += given.prompt_logprobs
+            sequence.next_logprob += len(given.prompt_logprobs)
+        if not run.sample:
+            return None
+        known = len(sequence.ids)
+        stop = None
+        kept = 0
+        finish: FinishReason | None = None
+        for token in ids:
+            kept += 1
+            if token in sequence.stop_ids:
+                finish, stop = FinishReason.STOP, token
+                break
+            if known + kept >= sequence.length_limit:
+                finish = FinishReason.LENGTH
+                break
+        if kept < len(ids):  # the executor leaves its loop at the end of a sequence; ids after it count for nothing
+            ids = ids[:kept]
+            sequence.computed = run.start + run.count + kept - 1
+        sequence.ids += ids
+        self._generated += kept
+        output = self._output(sequence, ids, given, finish)
+        output.stop_id = stop
+        sequence.emitted += kept
+        if sequence.live.held:
+            self.roster.prompt_done(sequence)
+        if finish is not None:
+            self.roster.cache.commit(sequence)
+            self.roster.finish(sequence)
+        return output
+
+    def _output(
+        self, sequence: Sequence, ids: list[int], given: RunResult | None, finish: FinishReason | None
+    ) -> ChoiceOutput:
+        live = sequence.live
+        logprobs = None if given is None or given.logprobs is None else given.logprobs[: len(ids)]
+        output = ChoiceOutput(live.request.request_id, sequence.choice, sequence.emitted, ids, logprobs, finish)
+        if sequence.choice == 0 and not live.prompt_told:
+            live.prompt_told = True
+            output.prompt = PromptOutput(max(0, live.cached_tokens), sequence.prompt_logprobs)
+            sequence.prompt_logprobs = None
+        return output
+
+    def _end(self, sequence: Sequence, finish: FinishReason) -> ChoiceOutput:
+        output = self._output(sequence, [], None, finish)
+        self.roster.finish(sequence)
+        return output
+
+    def _fail(self, sequence: Sequence) -> ChoiceOutput:
+        """A row had a non-finite logit: this choice ends with an error, and nobody finds its blocks."""
+        self.roster.cache.disown(sequence)
+        failed = [sequence, *(s for s in sequence.live.sequences if s.place is Place.HELD)]  # these would fail alike
+        self._nonfinite += len(failed)
+        outputs = [self._end(each, FinishReason.ERROR) for each in failed[::-1]]
+        for output in outputs:
+            output.error = "The model gave a non-finite logit (NaN or infinity) for this request."
+        self._ended += outputs[:-1]
+        return outputs[-1]
+
+    def _observe(self, step: Step, result: StepResult) -> None:
+        stats = result.stats
+        self._steps += 1
+        self._last = result
+        self._prompt_rows += stats.prefill_rows
+        self._native_seconds += stats.native_seconds
+        loops = max(1, stats.loops)
+        rows = stats.prefill_rows + stats.decode_rows // loops
+        if rows and stats.native_seconds > 0:
+            seconds = stats.native_seconds / loops
+            self.setup.cost.observe(rows, stats.visible_keys, stats.prefill_rows > 0, seconds)
+
+    def stats(self) -> EngineStats:
+        pool, counters = self.roster.cache.pool, self.scheduler.counters
+        return EngineStats(
+            running=len(self.roster.running),
+            waiting=self.roster.waiting,
+            blocks_total=pool.total,
+            blocks_free=pool.free,
+            blocks_cached=pool.cached,
+            blocks_owned=pool.owned,
+            steps=self._steps,
+            prompt_tokens=self._prompt_rows,
+            generated_tokens=self._generated,
+            preemptions=counters.preemptions,
+            queried_tokens=counters.queried_tokens,
+            hit_tokens=counters.hit_tokens,
+            nonfinite=self._nonfinite,
+            native_seconds=self._native_seconds,
+            engine_seconds=self._engine_seconds,
+            last_step=None if self._last is None else self._last.stats,
+        )
+
+
+class Port(Protocol, Generic[Peer]):
+    """Where messages come from and go to. A peer is one front."""
+
+    def receive(self, timeout: float) -> Iterable[tuple[Peer, FrontMessage | None]]:
+        """Messages that have come, waiting up to `timeout` seconds for the first; None: this peer is gone."""
+
+    def send(self, peer: Peer, message: EngineMessage) -> None:
+        """Send; a peer that is gone is no error."""
+
+    def greet(self, message: EngineMessage) -> None:
+        """What every peer is told first, those to come too."""
+
+
+def tune_interpreter() -> None:
+    """After start: what lives now lives for good, so collections skip it; and the GIL changes hands quickly."""
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(SWITCH_INTERVAL)
+
+
+class EngineLoop(Generic[Peer]):
+    """Receive, step, send, until a Shutdown."""
+
+    def __init__(self, core: EngineCore, port: Port[Peer], flight: FlightRecord) -> None:
+        self.core = core
+        self._port = port
+        self._flight = flight
+        self._owner: dict[str, Peer] = {}  # request -> the front that sent it
+        self._running = True
+
+    def serve(self) -> None:
+        self._port.greet(Hello(VERSION, self.core.epoch, self.core.info))
+        logs.get("engine").debug("epoch %d is ready", self.core.epoch)
+        while self._running:
+            self.turn(0.0 if self.core.has_work else IDLE_SECONDS)
+
+    def turn(self, timeout: float) -> None:
+        """Take what has come, run one step, send what is new."""
+        self._flight.advance()
+        for peer, message in self._port.receive(timeout):
+            self._take(peer, message)
+        if self.core.has_work and self._running:
+            self._send(self.core.step())
+
+    def _take(self, peer: Peer, message: FrontMessage | None) -> None:
+        core = self.core
+        if message is None:
+            for request_id in [r for r, owner in self._owner.items() if owner == peer]:
+                core.abort(request_id)
+        elif message.epoch != core.epoch:
+            logs.get("engine").warning("a message of epoch %d is dropped", message.epoch)
+        elif isinstance(message, Submit):
+            self._submit(peer, message.request)
+        elif isinstance(message, Abort):
+            if self._owner.get(message.request) == peer:
+                core.abort(message.request, message.choice)
+        elif isinstance(message, Ask):
+            if message.what == "reset_prefix_cache":
+                core.reset_prefix_cache()
+            self._port.send(peer, Answer(core.epoch, message.number, core.stats()))
+        else:
+            assert isinstance(message, Shutdown)
+            self._running = False
+
+    def _submit(self, peer: Peer, request: Request) -> None:
+        try:
+            self.core.submit(request)
+        except OctavoError as error:
+            self._port.send(peer, Refused(self.core.epoch, request.request_id, ErrorRecord.of(error)))
+        else:
+            self._owner[request.request_id] = peer
+
+    def _send(self, outputs: list[ChoiceOutput]) -> None:
+        batches: dict[Peer, list[ChoiceOutput]] = {}
+        for output in outputs:
+            batches.setdefault(self._owner[output.request], []).append(output)
+        for peer, items in batches.items():
+            self._port.send(peer, Outputs(self.core.epoch, self.core.scheduler.number, items))
+        for output in outputs:
+            if output.finish is not None and output.request not in self.core.roster.requests:
+                self._owner.pop(output.request, None)

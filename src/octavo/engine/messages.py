@@ -1,0 +1,213 @@
+"""What front and engine say to each other: msgspec structs in MessagePack, their version and limits.
+
+Every message carries the epoch of the engine it belongs to, so that words of a dead engine are dropped; everything
+about a request carries its id, and outputs the choice and the index of their first id. It knows no socket.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from octavo import errors
+from octavo.errors import OctavoError
+from octavo.execution.step import TokenLogprobs
+from octavo.request import FinishReason, Request
+from octavo.stats import StepStats
+
+VERSION = 1
+MAX_FRAME = 32 << 20  # bytes: 2^20 allowed ids and a prompt of 10^6 ids take about 10 MiB
+
+
+class PromptOutput(msgspec.Struct, frozen=True):
+    """Comes with the first output of choice 0. prompt_logprobs: for positions 1, 2, ... of the prompt, if asked for."""
+
+    cached_tokens: int
+    prompt_logprobs: list[TokenLogprobs] | None = None
+
+
+class ChoiceOutput(msgspec.Struct, array_like=True):
+    """New ids of one choice. index: position of the first of them in the choice's emitted ids. stop_id: the id that
+    ended it. error: why finish is ERROR."""
+
+    request: str
+    choice: int
+    index: int
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None
+    finish: FinishReason | None = None
+    stop_id: int | None = None
+    error: str | None = None
+    prompt: PromptOutput | None = None
+
+
+class EngineInfo(msgspec.Struct, frozen=True):
+    """What the front must know of an engine that is ready. max_model_len: what prompt and answer may have together."""
+
+    model_name: str
+    max_model_len: int
+    vocab_size: int
+    eos_ids: tuple[int, ...]
+    fingerprint: str
+    kv_tokens: int
+    summary: tuple[str, ...] = ()
+
+
+class EngineStats(msgspec.Struct, frozen=True):
+    """Gauges of now and totals since the engine's start."""
+
+    running: int
+    waiting: int
+    blocks_total: int
+    blocks_free: int
+    blocks_cached: int
+    blocks_owned: int
+    steps: int
+    prompt_tokens: int  # rows computed that were not decode rows
+    generated_tokens: int
+    preemptions: int
+    queried_tokens: int
+    hit_tokens: int
+    nonfinite: int  # sequences that ended because of a non-finite logit
+    native_seconds: float
+    engine_seconds: float  # outside the runner: schedule, update, messages
+    last_step: StepStats | None = None
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of blocks that sequences own, 0 to 1."""
+        return self.blocks_owned / self.blocks_total if self.blocks_total else 0.0
+
+
+class ErrorRecord(msgspec.Struct, frozen=True):
+    """An OctavoError on the wire."""
+
+    kind: str
+    message: str
+    status: int
+    param: str | None = None
+    code: str | int | None = None
+    retry_after: float | None = None
+    exit_code: int = 1
+
+    @classmethod
+    def of(cls, error: OctavoError) -> ErrorRecord:
+        kind = type(error).__name__
+        return cls(kind, error.message, error.status, error.param, error.code, error.retry_after, error.exit_code)
+
+    def error(self) -> OctavoError:
+        """The error again, of its own class; a class that this side does not have becomes OctavoError."""
+        kind = getattr(errors, self.kind, OctavoError)
+        kind = kind if isinstance(kind, type) and issubclass(kind, OctavoError) else OctavoError
+        made = kind.__new__(kind)
+        OctavoError.__init__(
+            made, self.message, status=self.status, param=self.param, code=self.code, retry_after=self.retry_after,
+            exit_code=self.exit_code,
+        )  # fmt: skip
+        return made
+
+
+# front -> engine
+
+
+class Submit(msgspec.Struct, tag=True, frozen=True):
+    epoch: int
+    request: Request
+
+
+class Abort(msgspec.Struct, tag=True, frozen=True):
+    """End a choice (None: all of them). kept: emitted ids that the front kept, when a stop string ended it."""
+
+    epoch: int
+    request: str
+    choice: int | None = None
+    kept: int | None = None
+
+
+class Ask(msgspec.Struct, tag=True, frozen=True):
+    """A question with a number that the answer repeats. what: `stats` or `reset_prefix_cache`."""
+
+    epoch: int
+    number: int
+    what: str
+
+
+class Shutdown(msgspec.Struct, tag=True, frozen=True):
+    epoch: int
+
+
+# engine -> front
+
+
+class Hello(msgspec.Struct, tag=True, frozen=True):
+    """The first message of an engine that is ready."""
+
+    version: int
+    epoch: int
+    info: EngineInfo
+
+
+class Failed(msgspec.Struct, tag=True, frozen=True):
+    """The engine could not start, and ends."""
+
+    epoch: int
+    error: ErrorRecord
+
+
+class Refused(msgspec.Struct, tag=True, frozen=True):
+    epoch: int
+    request: str
+    error: ErrorRecord
+
+
+class Outputs(msgspec.Struct, tag=True, frozen=True):
+    epoch: int
+    step: int
+    items: list[ChoiceOutput]
+
+
+class Answer(msgspec.Struct, tag=True, frozen=True):
+    epoch: int
+    number: int
+    stats: EngineStats
+
+
+class Dead(msgspec.Struct, tag=True, frozen=True):
+    """An engine in this process ended by an exception; a process of its own just dies."""
+
+    epoch: int
+    reason: str
+
+
+FrontMessage = Submit | Abort | Ask | Shutdown
+EngineMessage = Hello | Failed | Refused | Outputs | Answer | Dead
+
+_encoder = msgspec.msgpack.Encoder()
+_from_front = msgspec.msgpack.Decoder(FrontMessage)
+_from_engine = msgspec.msgpack.Decoder(EngineMessage)
+
+
+class BrokenMessage(Exception):
+    """Bytes that are no message of this version: the connection that they came over ends."""
+
+
+def encode(message: FrontMessage | EngineMessage) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_front(data: bytes | bytearray | memoryview) -> FrontMessage:
+    """A message of the front. BrokenMessage if it is none."""
+    return _decode(_from_front, data)  # type: ignore[no-any-return]
+
+
+def decode_engine(data: bytes | bytearray | memoryview) -> EngineMessage:
+    """A message of the engine. BrokenMessage if it is none."""
+    return _decode(_from_engine, data)  # type: ignore[no-any-return]
+
+
+def _decode(decoder: Any, data: bytes | bytearray | memoryview) -> Any:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, OctavoError, UnicodeDecodeError, OverflowError, RecursionError) as error:
+        raise BrokenMessage(str(error)) from None
