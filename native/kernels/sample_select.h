@@ -42,6 +42,15 @@ static inline F values_at(const float* v, i64 i, i64 V) {
   return select(mask_n(V - i), load_n(v + i, V - i), set1(-kInfinity));
 }
 
+// The other way; ids past the end are left alone.
+static inline void put_values(float* v, i64 i, i64 V, F x) {
+  if (i + 16 <= V) {
+    store(v + i, x);
+  } else {
+    store_n(v + i, x, V - i);
+  }
+}
+
 // Fills maxima; gives the maximum. *finite: no value is NaN or infinite (0 * x is 0 only for finite x).
 static float scan(const float* v, i64 V, float* maxima, bool* finite) {
   const i64 blocks = (V + kBlockIds - 1) / kBlockIds;
@@ -132,14 +141,13 @@ static inline float below(float value) {
 // target; the last one if none does. n > 0, start < target. Changes ids and weights: a radix descent over the keys that are
 // left, 256 buckets of the range that they span, so linear in n, and at most 8 rounds even if all values are equal.
 static Cut descend(const float* v, int32_t* ids, float* weights, i64 n, double start, double target) {
-  for (;;) {
-    uint64_t lo = ~uint64_t{0}, hi = 0;
-    for (i64 k = 0; k < n; k++) {
-      const uint64_t key = order_key(v[ids[k]], ids[k]);
-      lo = key < lo ? key : lo;
-      hi = key > hi ? key : hi;
-    }
-    if (n == 1) return {v[ids[0]], ids[0]};
+  uint64_t lo = ~uint64_t{0}, hi = 0;
+  for (i64 k = 0; k < n; k++) {
+    const uint64_t key = order_key(v[ids[k]], ids[k]);
+    lo = key < lo ? key : lo;
+    hi = key > hi ? key : hi;
+  }
+  while (n > 1) {
     const int width = 64 - __builtin_clzll(hi - lo), shift = width > 8 ? width - 8 : 0;
     double sum[256];
     for (double& each : sum) each = 0;
@@ -147,14 +155,21 @@ static Cut descend(const float* v, int32_t* ids, float* weights, i64 n, double s
     uint64_t bucket = (hi - lo) >> shift;
     while (bucket > 0 && start + sum[bucket] < target) start += sum[bucket--];
     i64 left = 0;
-    for (i64 k = 0; k < n; k++)
-      if ((order_key(v[ids[k]], ids[k]) - lo) >> shift == bucket) {
-        ids[left] = ids[k];
-        if (weights) weights[left] = weights[k];
-        left++;
-      }
+    uint64_t least = ~uint64_t{0}, most = 0;
+    for (i64 k = 0; k < n; k++) {
+      const uint64_t key = order_key(v[ids[k]], ids[k]);
+      if ((key - lo) >> shift != bucket) continue;
+      ids[left] = ids[k];
+      if (weights) weights[left] = weights[k];
+      left++;
+      least = key < least ? key : least;
+      most = key > most ? key : most;
+    }
     n = left;
+    lo = least;
+    hi = most;
   }
+  return {v[ids[0]], ids[0]};
 }
 
 // A value that at least k ids reach, 0 < k <= V: the k-th largest maximum of blocks where they are many enough to make it
