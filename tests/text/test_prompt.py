@@ -10,11 +10,13 @@ import pytest
 import tokenizers
 
 from octavo.errors import InvalidRequest, UnsupportedModel
+from octavo.request import ChatRequest
+from octavo.sampling_params import SamplingParams
 from octavo.text.prompt import DEFAULT_TEMPLATE, PromptTemplate
 from octavo.text.template import Fault, Template, TemplateFailed
 from octavo.text.template_worker import TemplateWorker
 from octavo.tokenizer.tokenizer import Tokenizer
-from tests.tokenizer.vocabularies import QWEN, SMOLLM2, metadata
+from tests.tokenizer.vocabularies import QWEN, SMOLLM2, metadata, sentencepiece
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {"x": "é<b>", "y": [1, None]}}}
 TOOL = {
@@ -80,9 +82,9 @@ def worker() -> Iterator[TemplateWorker]:
 def test_conversations(name: str, generate: bool) -> None:
     for messages in CONVERSATIONS:
         expected = oracle(name).apply_chat_template(messages, tokenize=False, add_generation_prompt=generate)
-        ours = of_model(name).render(messages, add_generation_prompt=generate, continue_final_message=False)
+        ours = of_model(name).render_messages(messages, add_generation_prompt=generate, continue_final_message=False)
         assert ours.text == expected
-        assert (ours.template, ours.add_special_tokens, ours.continued) == ("model", False, False)
+        assert (ours.template, ours.continued) == ("model", False)
 
 
 @pytest.mark.parametrize("name", [SMOLLM2, QWEN])
@@ -91,30 +93,30 @@ def test_last_assistant_message_is_continued(name: str) -> None:
         messages = [USER, {"role": "assistant", "content": content}]
         expected = oracle(name).apply_chat_template(messages, tokenize=False, continue_final_message=True)
         for ours in (
-            of_model(name).render(messages),
-            of_model(name).render(messages, add_generation_prompt=False, continue_final_message=True),
+            of_model(name).render_messages(messages),
+            of_model(name).render_messages(messages, add_generation_prompt=False, continue_final_message=True),
         ):
             assert ours.text == expected and ours.continued and ours.text.endswith(content)
 
 
 def test_continuation_where_the_template_trims() -> None:
     template = of_source("{% for m in messages %}[{{ m.content | trim }}]{% endfor %}")
-    assert template.render([USER, {"role": "assistant", "content": "a b "}]).text == "[Hello][a b"
+    assert template.render_messages([USER, {"role": "assistant", "content": "a b "}]).text == "[Hello][a b"
     with pytest.raises(InvalidRequest, match="leaves out the last message"):
-        of_source("{{ messages[0].content }}").render([USER, {"role": "assistant", "content": "a"}])
+        of_source("{{ messages[0].content }}").render_messages([USER, {"role": "assistant", "content": "a"}])
 
 
 def test_tools() -> None:
     expected = oracle(QWEN).apply_chat_template(
         TOOL_CONVERSATION, tools=[TOOL], tokenize=False, add_generation_prompt=True
     )
-    assert of_model(QWEN).render(TOOL_CONVERSATION, tools=[TOOL]).text == expected
+    assert of_model(QWEN).render_messages(TOOL_CONVERSATION, tools=[TOOL]).text == expected
     on_the_wire = {**CALL, "function": {"name": "f", "arguments": '{"x": "é<b>", "y": [1, null]}'}}
     messages = [
         {**message, "tool_calls": [on_the_wire] * len(message["tool_calls"])} if "tool_calls" in message else message
         for message in TOOL_CONVERSATION
     ]
-    assert of_model(QWEN).render(messages, tools=[TOOL]).text == expected
+    assert of_model(QWEN).render_messages(messages, tools=[TOOL]).text == expected
 
 
 ODD_TEMPLATES = [
@@ -132,7 +134,7 @@ def test_settings_of_the_environment(source: str) -> None:
     messages = [USER, {"role": "assistant", "content": "Hi"}, USER]
     expected = oracle(SMOLLM2).apply_chat_template(messages, chat_template=source, tokenize=False)
     template = of_model(SMOLLM2)
-    assert template.render(messages, add_generation_prompt=False, chat_template=source).text == expected
+    assert template.render_messages(messages, add_generation_prompt=False, chat_template=source).text == expected
     # The same in this process.
     variables = {**special_tokens(SMOLLM2), "messages": messages, "tools": None, "add_generation_prompt": False}
     assert Template(source).render(variables) == expected
@@ -148,11 +150,11 @@ def test_roles_and_shapes() -> None:
         {"role": "assistant", "content": None},
         {"role": "function", "name": "f", "content": "r"},
     ]
-    assert template.render(messages).text == "system=d;user=a\nb\nc;assistant=;tool=r;"
+    assert template.render_messages(messages).text == "system=d;user=a\nb\nc;assistant=;tool=r;"
     for names in ("reasoning_content", "reasoning", "thinking"):
         source = "{{ messages[0].reasoning_content }}{{ messages[0].thinking }}"
         messages = [{"role": "assistant", "content": "x", names: "why "}]
-        assert of_source(source).render(messages, continue_final_message=False).text == "why why "
+        assert of_source(source).render_messages(messages, continue_final_message=False).text == "why why "
 
 
 def test_several_system_messages_are_merged_where_the_template_refuses_them() -> None:
@@ -161,13 +163,13 @@ def test_several_system_messages_are_merged_where_the_template_refuses_them() ->
         "{% endif %}{{ m.role }}={{ m.content }};{% endfor %}"
     )
     messages = [{"role": "system", "content": "a"}, USER, {"role": "developer", "content": "b"}, USER]
-    assert of_source(strict).render(messages).text == "system=a\n\nb;user=Hello;user=Hello;"
+    assert of_source(strict).render_messages(messages).text == "system=a\n\nb;user=Hello;user=Hello;"
     lenient = "{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}"
-    assert of_source(lenient).render(messages).text == "system=a;user=Hello;system=b;user=Hello;"
+    assert of_source(lenient).render_messages(messages).text == "system=a;user=Hello;system=b;user=Hello;"
     with pytest.raises(InvalidRequest, match="no systems") as error:
-        of_source("{% if messages[0].role == 'system' %}{{ raise_exception('no systems') }}{% endif %}").render(
-            messages
-        )
+        of_source(
+            "{% if messages[0].role == 'system' %}{{ raise_exception('no systems') }}{% endif %}"
+        ).render_messages(messages)
     assert error.value.param == "messages"
 
 
@@ -185,15 +187,15 @@ def test_several_system_messages_are_merged_where_the_template_refuses_them() ->
 )
 def test_bad_messages_are_named(message: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as error:
-        of_model(SMOLLM2).render([USER, message])
+        of_model(SMOLLM2).render_messages([USER, message])
     assert error.value.param == param
 
 
 def test_bad_requests_are_named() -> None:
     with pytest.raises(InvalidRequest, match="empty"):
-        of_model(SMOLLM2).render([])
+        of_model(SMOLLM2).render_messages([])
     with pytest.raises(InvalidRequest, match="continue_final_message"):
-        of_model(SMOLLM2).render([{"role": "assistant", "tool_calls": [CALL]}], continue_final_message=True)
+        of_model(SMOLLM2).render_messages([{"role": "assistant", "tool_calls": [CALL]}], continue_final_message=True)
 
 
 @pytest.mark.parametrize(
@@ -203,30 +205,59 @@ def test_bad_requests_are_named() -> None:
 )
 def test_reserved_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidRequest) as error:
-        of_source("x").render([USER], chat_template_kwargs={name: True})
+        of_source("x").render_messages([USER], chat_template_kwargs={name: True})
     assert error.value.param == f"chat_template_kwargs.{name}"
 
 
 def test_kwargs_reach_the_template() -> None:
     template = of_source("{{ enable_thinking }}{{ level.a }}")
-    assert template.render([USER], chat_template_kwargs={"enable_thinking": False, "level": {"a": 1}}).text == "False1"
+    assert (
+        template.render_messages([USER], chat_template_kwargs={"enable_thinking": False, "level": {"a": 1}}).text
+        == "False1"
+    )
 
 
 def test_default_template_of_base_models() -> None:
     base = PromptTemplate({}, {"bos_token": "<s>"})
     messages = [{"role": "system", "content": "Be kind."}, USER, {"role": "assistant", "content": "Hi"}, USER]
-    prompt = base.render(messages)
+    prompt = base.render_messages(messages)
     assert prompt.text == "Be kind.\n\nUser: Hello\n\nAssistant: Hi\n\nUser: Hello\n\nAssistant:"
-    assert prompt.template == "default" and prompt.add_special_tokens
-    assert base.render(messages[:3]).text == "Be kind.\n\nUser: Hello\n\nAssistant: Hi"
+    assert prompt.template == base.kind == "default"
+    with_bos = PromptTemplate({}, {"bos_token": "<s>"}, add_bos=True)
+    assert with_bos.render_messages(messages).text == "<s>" + prompt.text
+    assert base.render_messages(messages[:3]).text == "Be kind.\n\nUser: Hello\n\nAssistant: Hi"
     with pytest.raises(InvalidRequest, match="no chat template"):
-        PromptTemplate({}, {}, allow_default=False).render(messages)
+        PromptTemplate({}, {}, allow_default=False).render_messages(messages)
     assert "{{" in DEFAULT_TEMPLATE
+
+
+def test_requests() -> None:
+    template = PromptTemplate.of_tokenizer(Tokenizer.from_gguf(metadata(SMOLLM2)))
+    params = SamplingParams()
+    messages = [USER, {"role": "assistant", "content": "Hi"}]
+    assert template.kind == "model"
+    assert template.render(ChatRequest(messages, params)).endswith("assistant\nHi")
+    assert template.render(ChatRequest(messages, params, add_generation_prompt=False)).endswith("Hi<|im_end|>\n")
+    ended = ChatRequest(messages, params, add_generation_prompt=False, continue_final_message=True)
+    assert template.render(ended).endswith("assistant\nHi")
+    asked = ChatRequest(
+        messages[:1], params, chat_template="{{ a }}{{ add_generation_prompt }}", chat_template_kwargs={"a": 1}
+    )
+    assert template.render(asked) == "1True"
+    template.close()
+    own = PromptTemplate.of_tokenizer(Tokenizer.from_gguf(metadata(SMOLLM2)), chat_template="own")
+    assert own.render(ChatRequest(messages[:1], params)) == "own"
+    base = Tokenizer.from_gguf(sentencepiece())
+    assert PromptTemplate.of_tokenizer(base).render(ChatRequest([USER], params)) == "<s>User: Hello\n\nAssistant:"
+    assert PromptTemplate.of_tokenizer(base, allow_default=False).kind is None
 
 
 def test_named_templates() -> None:
     template = PromptTemplate({"default": "plain", "tool_use": "with {{ tools | length }}"}, {})
-    assert template.render([USER]).text == "plain" and template.render([USER], tools=[TOOL]).text == "with 1"
+    assert (
+        template.render_messages([USER]).text == "plain"
+        and template.render_messages([USER], tools=[TOOL]).text == "with 1"
+    )
 
 
 OPEN = "open('MARKER', 'w')"
@@ -320,14 +351,14 @@ def test_a_request_with_such_a_template_is_refused() -> None:
     template = of_model(SMOLLM2)
     for source in (ESCAPES[2], GREEDY[0], "{% if %}", "x" * (1 << 21)):
         with pytest.raises(InvalidRequest) as error:
-            template.render([USER], chat_template=source)
+            template.render_messages([USER], chat_template=source)
         assert error.value.param == "chat_template"
     template.close()
 
 
 def test_a_stumbling_probe_is_no_refusal() -> None:
     template = of_source("{{ messages[1].content.strip() }}")
-    assert template.render([USER, {"role": "user", "content": " b "}]).text == "b"
+    assert template.render_messages([USER, {"role": "user", "content": " b "}]).text == "b"
 
 
 def test_the_worker_has_no_environment_and_survives_being_killed(monkeypatch: pytest.MonkeyPatch) -> None:

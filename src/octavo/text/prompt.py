@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo.errors import InvalidRequest, UnsupportedModel
+from octavo.request import ChatRequest
 from octavo.text.template import LONGEST_TEMPLATE, Fault, Template, TemplateFailed, global_names
 from octavo.text.template_worker import TemplateWorker
+from octavo.tokenizer.tokenizer import Tokenizer
 
 # For models without a template (base models): plain, stated in the documentation, and named in a response header.
 DEFAULT_TEMPLATE = (
+    "{{- bos_token if add_bos }}"
     "{%- for message in messages %}"
     "{{- message.content if message.role == 'system' else message.role | capitalize + ': ' + message.content }}"
     "{%- if not (loop.last and message.role == 'assistant' and not add_generation_prompt) %}{{- '\\n\\n' }}{%- endif %}"
@@ -47,14 +50,13 @@ _PROBE: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
 class Prompt:
     """A rendered conversation.
 
-    template: `model`, `default` (none in the model: respond with `x-octavo-template: default`) or `request`.
-    add_special_tokens: whether encode adds BOS; templates write it themselves, the default template does not.
-    continued: the last message is the start of the answer.
+    text: with BOS where the model wants it, so it is encoded without add_special_tokens. template: `model`, `default`
+    (none in the model: respond with `x-octavo-template: default`) or `request`. continued: the last message is the
+    start of the answer.
     """
 
     text: str
     template: str
-    add_special_tokens: bool
     continued: bool
 
 
@@ -62,7 +64,7 @@ class PromptTemplate:
     """The templates of one model. Made at start: raises UnsupportedModel for a template that is broken or hostile.
 
     templates: name -> Jinja source as the tokenizer carries them. special_tokens: `bos_token` and so on -> text.
-    With `allow_default` a model without a template gets DEFAULT_TEMPLATE.
+    With `allow_default` a model without a template gets DEFAULT_TEMPLATE, which writes BOS if `add_bos`.
     """
 
     def __init__(
@@ -70,10 +72,11 @@ class PromptTemplate:
         templates: Mapping[str, str],
         special_tokens: Mapping[str, str],
         allow_default: bool = True,
-        worker: TemplateWorker | None = None,
+        add_bos: bool = False,
     ) -> None:
         self._special = dict(special_tokens)
-        self._worker = TemplateWorker() if worker is None else worker
+        self._add_bos = add_bos
+        self._worker = TemplateWorker()
         self._globals = global_names()
         try:
             self._compiled = {name: self._probe(name, source) for name, source in templates.items()}
@@ -81,11 +84,34 @@ class PromptTemplate:
             self._worker.close()  # until a request brings a template, if one ever does
         self._default = Template(DEFAULT_TEMPLATE) if allow_default else None
 
+    @classmethod
+    def of_tokenizer(
+        cls, tokenizer: Tokenizer, chat_template: str | None = None, allow_default: bool = True
+    ) -> PromptTemplate:
+        """The templates that a tokenizer carries, or the operator's one in their place."""
+        templates = tokenizer.facts.chat_templates if chat_template is None else {"default": chat_template}
+        return cls(templates, tokenizer.facts.special_tokens, allow_default, tokenizer.adds_bos)
+
+    @property
+    def kind(self) -> str | None:
+        """What requests without a template of their own get: `model`, `default`, or None (an error)."""
+        return "model" if "default" in self._compiled else "default" if self._default is not None else None
+
     def close(self) -> None:
         """Ends the worker."""
         self._worker.close()
 
-    def render(
+    def render(self, request: ChatRequest) -> str:
+        """The prompt's text of a request; an assistant message at the end is continued."""
+        return self.render_messages(
+            request.messages,
+            add_generation_prompt=request.add_generation_prompt,
+            continue_final_message=request.continue_final_message or None,
+            chat_template=request.chat_template,
+            chat_template_kwargs=request.chat_template_kwargs,
+        ).text
+
+    def render_messages(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
@@ -124,7 +150,7 @@ class PromptTemplate:
         except TemplateFailed as failure:
             param = "messages" if chat_template is None else "chat_template"
             raise InvalidRequest(f"The chat template refuses this request: {failure.message}", param=param) from failure
-        return Prompt(text, kind, add_special_tokens=kind == "default", continued=continued)
+        return Prompt(text, kind, continued)
 
     def _renderer(self, requested: str | None, with_tools: bool) -> tuple[str, Any]:
         """(kind, function of the variables) of the template that applies."""
@@ -140,7 +166,8 @@ class PromptTemplate:
         if compiled is not None:
             return "model", compiled.render
         if self._default is not None:
-            return "default", self._default.render
+            default = self._default
+            return "default", lambda variables: default.render({**variables, "add_bos": self._add_bos})
         raise InvalidRequest(
             "This model has no chat template. Use /v1/completions, send chat_template, or start the server without "
             "--no-default-chat-template.",

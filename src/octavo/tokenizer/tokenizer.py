@@ -120,6 +120,11 @@ class Tokenizer:
         return max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
     @property
+    def adds_bos(self) -> bool:
+        """Whether add_special_tokens puts BOS in front."""
+        return self.bos_id is not None and self.encode("", add_special_tokens=True)[:1] == [self.bos_id]
+
+    @property
     def chat_template(self) -> str | None:
         """The Jinja source of the usual chat template; None for a base model."""
         return self.facts.chat_templates.get("default")
