@@ -5,8 +5,10 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
+import os
 import socket
 import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -241,6 +243,27 @@ def test_a_quantization_in_the_hub_cache(tmp_path):
         assert found == snapshot / file
     with pytest.raises(ModelNotFound, match="is not .or not whole. in the hub's cache"):
         resolve_hub("org/name-GGUF:Q6_K", revision=None, cache=tmp_path, offline=True)
+
+
+def test_a_hub_that_cannot_be_reached_is_told_in_one_line(tmp_path):
+    script = """
+from pathlib import Path
+from octavo.checkpoints.sources import resolve
+from octavo.errors import ModelNotFound
+try:
+    resolve("org/name", cache_dir=Path("c"), hub_cache=Path("h"))
+except ModelNotFound as error:
+    print(error)
+"""
+    # a port of this machine that nothing listens on stands for the hub
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+    environment = dict(os.environ, HF_ENDPOINT=endpoint, HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_OFFLINE="0")
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=60)
+    assert "org/name is not in the hub's cache h and the hub could not be asked" in done.stdout, done.stderr
+    assert len(done.stdout.splitlines()) == 1
 
 
 def test_half_a_download_is_not_taken_for_the_model(tmp_path):

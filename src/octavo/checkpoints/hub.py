@@ -85,10 +85,12 @@ def choose_gguf(names: list[str], quantization: str | None) -> str | None:
 
 def _download(repo: str, quantization: str | None, revision: str | None, cache: Path) -> Path:
     """Asks the hub what the repository has, fetches what we read of it, all of one commit."""
-    import httpx
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
+    # what the hub's HTTP library raises when nothing answers; which library that is depends on the hub's version
+    refused: list[type[Exception]] = [HfHubHTTPError, OSError]
+    refused += [kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError" and issubclass(kind, Exception)]
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=CONNECT_SECONDS)
         names = [entry.rfilename for entry in info.siblings or []]
@@ -110,7 +112,7 @@ def _download(repo: str, quantization: str | None, revision: str | None, cache: 
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelNotFound(f"the hub has no model {repo} (or it is private: set HF_TOKEN)", param="model") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except tuple(refused) as error:
         said = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise ModelNotFound(
             f"{repo} is not in the hub's cache {cache} and the hub could not be asked: {said}. "
