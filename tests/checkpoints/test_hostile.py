@@ -182,7 +182,7 @@ HANDMADE = {
     "array of 2^61": (handmade([text(b"a") + struct.pack("<IIQ", 9, 10, 2**61)]), "elements"),
     "array of 2^64 - 1 strings": (handmade([text(b"a") + struct.pack("<IIQ", 9, 8, 2**64 - 1)]), "elements"),
     "string in an array too long": (
-        handmade([text(b"a") + struct.pack("<IIQQ", 9, 8, 1, 2**50)], data=bytes(64)), "a string of its array"),
+        handmade([text(b"a") + struct.pack("<IIQQ", 9, 8, 1, 2**50)], data=bytes(64)), "a string that ends at byte"),
     "alignment 0": (handmade([text(b"general.alignment") + struct.pack("<II", 4, 0)]), "general.alignment' is 0"),
     "alignment 3": (handmade([text(b"general.alignment") + struct.pack("<II", 4, 3)]), "is 3, not a power of two"),
     "alignment 2^31": (handmade([text(b"general.alignment") + struct.pack("<II", 4, 2**31)]), "is 2147483648"),
