@@ -28,53 +28,35 @@ template <class W>
 i64 packed_panel(i64 K) {
   return K / 32 * W::kBlock;
 }
-template <class W>
-i64 packed_scratch(i64 K) {
-  return least(K / 32, kUnpackGroups) * unpacked_bytes<W>();
+inline i64 no_scratch(i64) { return 0; }
+
+// Calls body(first row, Index<rows>) for tiles of at most R rows, of even sizes.
+template <int R, class Fn>
+inline void row_tiles(i64 rows, const Fn& body) {
+  const i64 tiles = (rows + R - 1) / R;
+  for (i64 t = 0; t < tiles; t++) {
+    const i64 r = rows * t / tiles;
+    with_rows<R>(rows * (t + 1) / tiles - r, [&](auto n) { body(r, n); });
+  }
 }
 
-// Vectors [v0, v1) of 16 columns, NV at a time (v1 - v0 is a multiple of NV), all rows, R at a time.
+// Vectors [v0, v1) of 16 columns, NV at a time (v1 - v0 is a multiple of NV), all rows, at most R at a time.
 template <class W, int R, int NV>
-void direct(const uint8_t* w, i64 v0, i64 v1, const Rows& acts, i64 rows, float* out, i64 ld) {
+void packed(const uint8_t* w, i64 v0, i64 v1, const Rows& acts, i64 rows, float* out, i64 ld) {
   const i64 panel = packed_panel<W>(acts.K);
   for (i64 v = v0; v < v1; v += NV) {
-    const uint8_t* at = w + v / 2 * panel;
-    for (i64 r = 0; r < rows; r += R) {
-      with_rows<R>(least(R, rows - r), [&](auto n) {
-        direct_tile<W, n.value, NV>(at, static_cast<int>(v % 2), acts.from(r), out + r * ld + v * 16, ld);
-      });
-    }
-  }
-}
-
-// A panel, blocks of K at a time through `scratch`: equal parts, so that the last is not a sliver.
-template <class W>
-void unpacked(const uint8_t* w, const Rows& acts, i64 rows, float* out, i64 ld, uint8_t* scratch) {
-  const i64 blocks = acts.K / 32, parts = (blocks + kUnpackGroups - 1) / kUnpackGroups;
-  for (i64 part = 0; part < parts; part++) {
-    const i64 b0 = blocks * part / parts, count = blocks * (part + 1) / parts - b0;
-    unpack<W>(w + b0 * W::kBlock, count, scratch);
-    for (int v = 0; v < 2; v += kTileVectors) {
-      for (i64 r = 0; r < rows; r += kTileRows) {
-        with_rows<kTileRows>(least(kTileRows, rows - r), [&](auto n) {
-          unpacked_tile<W, n.value, kTileVectors>(scratch, v, b0, count, acts.from(r), out + r * ld + v * 16, ld);
-        });
-      }
-    }
+    row_tiles<R>(rows, [&](i64 r, auto n) {
+      packed_tile<W, n.value, NV>(w + v / 2 * panel, static_cast<int>(v % 2), r == 0, acts.from(r), out + r * ld + v * 16, ld);
+    });
   }
 }
 
 template <class W>
-void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld, uint8_t* scratch) {
+void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld, uint8_t*) {
   const Rows from = {acts, act_row_bytes(K), K};
-  if (rows >= kUnpackRows) {
-    for (i64 p = 0; p < panels; p++) unpacked<W>(w + p * packed_panel<W>(K), from, rows, out + p * 32, ld, scratch);
-    return;
-  }
-  const i64 vectors = panels * 2;
-  const i64 wide = rows <= kWideRows ? vectors / kWideVectors * kWideVectors : 0;
-  direct<W, kWideRows, kWideVectors>(w, 0, wide, from, rows, out, ld);
-  direct<W, kDirectRows, kDirectVectors>(w, wide, vectors, from, rows, out, ld);
+  const i64 vectors = panels * 2, wide = rows <= kWideRows ? vectors / kWideVectors * kWideVectors : 0;
+  packed<W, kWideRows, kWideVectors>(w, 0, wide, from, rows, out, ld);
+  packed<W, kTileRows, kTileVectors>(w, wide, vectors, from, rows, out, ld);
 }
 
 // d * (q - zero) + m, product and sum rounded once each in every variant: equal to dequantizing the file.
@@ -99,18 +81,15 @@ template <class W>
 i64 float_panel(i64 K) {
   return K * 32 * static_cast<i64>(sizeof(typename W::Element));
 }
-inline i64 float_scratch(i64) { return 0; }
 
-// As direct(), over k in [k0, k1).
+// As packed(), over k in [k0, k1).
 template <class W, int R, int NV>
 void floats(const uint8_t* w, i64 v0, i64 v1, i64 k0, i64 k1, i64 K, const float* x, i64 rows, float* out, i64 ld) {
   for (i64 v = v0; v < v1; v += NV) {
     const auto* at = reinterpret_cast<const typename W::Element*>(w + v / 2 * float_panel<W>(K));
-    for (i64 r = 0; r < rows; r += R) {
-      with_rows<R>(least(R, rows - r), [&](auto n) {
-        float_tile<W, n.value, NV>(at, static_cast<int>(v % 2), k0, k1, x + r * K, K, out + r * ld + v * 16, ld);
-      });
-    }
+    row_tiles<R>(rows, [&](i64 r, auto n) {
+      float_tile<W, n.value, NV>(at, static_cast<int>(v % 2), k0, k1, x + r * K, K, out + r * ld + v * 16, ld);
+    });
   }
 }
 
@@ -144,9 +123,9 @@ void float_column(const uint8_t* w, i64 K, int column, float* out) {
 }
 
 template <class W>
-constexpr Format kPacked = {packed_panel<W>, 1, packed_linear<W>, packed_scratch<W>, packed_column<W>};
+constexpr Format kPacked = {packed_panel<W>, 1, packed_linear<W>, no_scratch, packed_column<W>};
 template <class W>
-constexpr Format kFloat = {float_panel<W>, 0, float_linear<W>, float_scratch, float_column<W>};
+constexpr Format kFloat = {float_panel<W>, 0, float_linear<W>, no_scratch, float_column<W>};
 
 }  // namespace
 

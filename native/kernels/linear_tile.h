@@ -5,8 +5,11 @@
 // folded in as -zero * sum(x); then f = fma(float(dot), d * scale, f) and, with minima, f = fma(m, scaled_sum, f). Float
 // formats: f = fma(w, x, f), k ascending. A block of K that ends leaves f in `out` and the next goes on from there.
 //
-// Few rows read the packed bytes directly (kWide rows and fewer: several panels in flight, since one stream of loads does
-// not fill the memory); from kUnpackRows on, a block of a panel is unpacked once into L1 and all rows run over it.
+// Tiles read the packed bytes directly, for any number of rows: a panel stays in L1 or L2 while the rows run over it. Few
+// rows take several panels at once, since one stream of loads does not fill the memory.
+// Tried and dropped: unpacking a panel once into L1 from nine rows on. SmolLM2's linears, Q4_1, one thread of a Zen 5, tokens
+// a second, unpacked against direct 6 x 2 tiles: 16 rows 2,480 / 2,700, 32 rows 2,580 / 2,800, 512 rows 3,250 / 3,310;
+// on avx2 equal within 2 %. Direct 4 x 2 tiles: 2,670, 2,820, 3,220.
 #pragma once
 #include "../simd/simd.h"
 
@@ -17,21 +20,19 @@ namespace {
 
 // The sizes of tiles follow from the registers: int and float sums of rows x vectors, plus weights, plus one activation.
 #if defined(__AVX512F__)
-// 32 zmm: 6 x 2 tiles hold 12 + 12 sums; 3 x 4 the same; floats 6 x 4 hold 24 sums.
-constexpr int kWideRows = 3, kWideVectors = 4, kDirectRows = 4, kDirectVectors = 2, kTileRows = 6, kTileVectors = 2;
+// 32 zmm: 6 x 2 and 3 x 4 tiles hold 12 + 12 sums; floats 6 x 4 hold 24.
+constexpr int kWideRows = 3, kWideVectors = 4, kTileRows = 6, kTileVectors = 2;
 constexpr int kFloatRows = 6, kFloatVectors = 4, kFloatWide = 8;
 #elif defined(__AVX2__)
 // 16 ymm, two a vector: 4 x 1 tiles hold 8 sums of 16 bits, the float sums live in L1; floats 6 x 1 hold 12 sums.
-constexpr int kWideRows = 1, kWideVectors = 4, kDirectRows = 4, kDirectVectors = 1, kTileRows = 4, kTileVectors = 1;
+constexpr int kWideRows = 1, kWideVectors = 4, kTileRows = 4, kTileVectors = 1;
 constexpr int kFloatRows = 6, kFloatVectors = 1, kFloatWide = 4;
 #else
 // 16 xmm, four a vector.
-constexpr int kWideRows = 1, kWideVectors = 2, kDirectRows = 2, kDirectVectors = 1, kTileRows = 2, kTileVectors = 1;
+constexpr int kWideRows = 1, kWideVectors = 2, kTileRows = 2, kTileVectors = 1;
 constexpr int kFloatRows = 2, kFloatVectors = 1, kFloatWide = 2;
 #endif
-constexpr i64 kUnpackRows = 9;    // below, unpacking costs more than the repeated masks and shifts save (spike: 8..10 equal)
-constexpr i64 kUnpackGroups = 24;  // groups of an unpacked block: 24 x 1.25 KiB fit a 32 KiB L1 beside 6 rows of acts
-constexpr i64 kAhead = 4;          // blocks (2.5 to 5 KiB) that the weight stream is prefetched ahead
+constexpr i64 kAhead = 4;  // blocks (2.5 to 5 KiB) that the weight stream is prefetched ahead
 
 template <int N>
 struct Index {
@@ -63,58 +64,52 @@ inline OCTAVO_INLINE int32_t zero_part(const int32_t* sum16, i64 b, int s) {
   return -W::kZero * (sum16[b * 2] + sum16[b * 2 + 1]);
 }
 
-// One block of NV vectors x R rows: `quads(v, i, hi)` gives the weights, `d(v, s)` and `m(v)` the scales. The ints of a
-// block are summed into dots and then into f.
-template <class W, int R, int NV, class Quads, class D, class Min>
-inline OCTAVO_INLINE void block(const Rows& rows, i64 b, simd::F (&f)[R][NV], Quads quads, D d, Min m) {
+// Group S of block b: R rows x NV vectors of dots, into f. place(v) and half(v): the block and the half of vector v.
+template <class W, int S, int R, int NV, class Place, class Half>
+inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], Place place, Half half) {
   using namespace simd;
-  Dot<W::kMax> dot[R][NV][W::kGroups];
-  int32_t zero[R][W::kGroups];
+  constexpr bool kLow = W::kGroups == 1 || S == 0, kHigh = W::kGroups == 1 || S == 1;  // quads 0..3 and 4..7
+  constexpr int kEach = kLow + kHigh;
+  Dot<W::kMax> dot[R][NV];
+  int32_t zero[R];
   unroll<0, R>([&](auto r) OCTAVO_INLINE {
-    unroll<0, W::kGroups>([&](auto s) OCTAVO_INLINE {
-      zero[r.value][s.value] = zero_part<W>(rows.sum16(r.value), b, s.value);
-      unroll<0, NV>([&](auto v) OCTAVO_INLINE { dot[r.value][v.value][s.value].start(zero[r.value][s.value]); });
-    });
+    zero[r.value] = zero_part<W>(rows.sum16(r.value), b, S);
+    unroll<0, NV>([&](auto v) OCTAVO_INLINE { dot[r.value][v.value].start(zero[r.value]); });
   });
   unroll<0, 4>([&](auto i) OCTAVO_INLINE {
-    constexpr int kStep = i.value;
     I lo[NV], hi[NV];
-    unroll<0, NV>([&](auto v) OCTAVO_INLINE { lo[v.value] = quads(v.value, kStep, hi[v.value]); });
+    unroll<0, NV>([&](auto v) OCTAVO_INLINE {
+      lo[v.value] = W::quads(place(v.value), half(v.value), i.value, hi[v.value]);
+    });
     unroll<0, R>([&](auto r) OCTAVO_INLINE {
-      const int8_t* x = rows.x(r.value) + b * 32 + kStep * 4;
+      const int8_t* x = rows.x(r.value) + b * 32 + i.value * 4;
       unroll<0, NV>([&](auto v) OCTAVO_INLINE {
-        if constexpr (W::kGroups == 1) {
-          dot[r.value][v.value][0].template step<2 * kStep>(lo[v.value], quad(x));
-          dot[r.value][v.value][0].template step<2 * kStep + 1>(hi[v.value], quad(x + 16));
-        } else {
-          dot[r.value][v.value][0].template step<kStep>(lo[v.value], quad(x));
-          dot[r.value][v.value][1].template step<kStep>(hi[v.value], quad(x + 16));
-        }
+        auto& sum = dot[r.value][v.value];
+        if constexpr (kLow) sum.template step<kEach * i.value>(lo[v.value], quad(x));
+        if constexpr (kHigh) sum.template step<kEach * i.value + kEach - 1>(hi[v.value], quad(x + 16));
       });
     });
   });
   unroll<0, NV>([&](auto v) OCTAVO_INLINE {
-    unroll<0, W::kGroups>([&](auto s) OCTAVO_INLINE {
-      const F scale = d(v.value, s.value);
-      unroll<0, R>([&](auto r) OCTAVO_INLINE {
-        const I sum = dot[r.value][v.value][s.value].total(zero[r.value][s.value]);
-        F& to = f[r.value][v.value];
-        to = fma(to_f(sum), mul(scale, set1(rows.scale(r.value)[b])), to);
-      });
+    const F d = W::d(place(v.value), half(v.value), S);
+    unroll<0, R>([&](auto r) OCTAVO_INLINE {
+      F& to = f[r.value][v.value];
+      to = fma(to_f(dot[r.value][v.value].total(zero[r.value])), mul(d, set1(rows.scale(r.value)[b])), to);
     });
     if constexpr (W::kMin) {
-      const F minimum = m(v.value);
+      const F m = W::m(place(v.value), half(v.value));
       unroll<0, R>([&](auto r) OCTAVO_INLINE {
         F& to = f[r.value][v.value];
-        to = fma(minimum, set1(rows.scaled_sum(r.value)[b]), to);
+        to = fma(m, set1(rows.scaled_sum(r.value)[b]), to);
       });
     }
   });
 }
 
-// R rows x NV vectors over the packed bytes, whole K. Vector v is half (half + v) % 2 of panel (half + v) / 2.
+// R rows x NV vectors over the packed bytes, whole K. Vector v is half v % 2 of panel v / 2; a single one is `half`.
+// stream: the bytes come from memory, not from the cache where the first rows left them.
 template <class W, int R, int NV>
-void direct_tile(const uint8_t* w, int half, const Rows& rows, float* out, i64 ld) {
+void packed_tile(const uint8_t* w, int half, bool stream, const Rows& rows, float* out, i64 ld) {
   using namespace simd;
   const i64 blocks = rows.K / 32, panel = blocks * W::kBlock;
   F f[R][NV];
@@ -124,65 +119,14 @@ void direct_tile(const uint8_t* w, int half, const Rows& rows, float* out, i64 l
     const uint8_t* at = w + b * W::kBlock;
     // The last blocks of a panel fetch the first ones of the panel that comes after all kPanels.
     const uint8_t* ahead = at + kAhead * W::kBlock + (b + kAhead < blocks ? 0 : (kPanels - 1) * panel);
-    unroll<0, kPanels>([&](auto p) OCTAVO_INLINE {
-      for (i64 i = 0; i < W::kBlock; i += 64) prefetch(ahead + p.value * panel + i);
-    });
-    const auto place = [&](int v) OCTAVO_INLINE { return NV == 1 ? at : at + v / 2 * panel; };
-    const auto column = [&](int v) OCTAVO_INLINE { return NV == 1 ? half : v % 2; };
-    block<W, R, NV>(
-        rows, b, f, [&](int v, int i, I& hi) OCTAVO_INLINE { return W::quads(place(v), column(v), i, hi); },
-        [&](int v, int s) OCTAVO_INLINE { return W::d(place(v), column(v), s); },
-        [&](int v) OCTAVO_INLINE { return W::m(place(v), column(v)); });
-  }
-  unroll<0, R>([&](auto r) OCTAVO_INLINE {
-    unroll<0, NV>([&](auto v) OCTAVO_INLINE { store(out + r.value * ld + v.value * 16, f[r.value][v.value]); });
-  });
-}
-
-// An unpacked block: quads [8][2 halves] of 64 bytes, then [kGroups d, m][32] floats.
-template <class W>
-constexpr i64 unpacked_bytes() {
-  return 1024 + (W::kGroups + W::kMin) * 128;
-}
-template <class W>
-void unpack(const uint8_t* w, i64 blocks, uint8_t* out) {
-  using namespace simd;
-  for (i64 b = 0; b < blocks; b++, w += W::kBlock, out += unpacked_bytes<W>()) {
-    for (i64 i = 0; i < W::kBlock; i += 64) prefetch(w + kAhead * W::kBlock + i);
-    float* scales = reinterpret_cast<float*>(out + 1024);
-    unroll<0, 2>([&](auto c) OCTAVO_INLINE {
-      unroll<0, 4>([&](auto i) OCTAVO_INLINE {
-        I hi;
-        storei(out + (i.value * 2 + c.value) * 64, W::quads(w, c.value, i.value, hi));
-        storei(out + ((i.value + 4) * 2 + c.value) * 64, hi);
+    if (stream) {
+      unroll<0, kPanels>([&](auto p) OCTAVO_INLINE {
+        for (i64 i = 0; i < W::kBlock; i += 64) prefetch(ahead + p.value * panel + i);
       });
-      for (int s = 0; s < W::kGroups; s++) store(scales + s * 32 + c.value * 16, W::d(w, c.value, s));
-      if constexpr (W::kMin) store(scales + W::kGroups * 32 + c.value * 16, W::m(w, c.value));
-    });
-  }
-}
-
-// R rows x NV vectors over `blocks` unpacked blocks that start at block b0 of K; from block 1 on f goes on from `out`.
-template <class W, int R, int NV>
-void unpacked_tile(const uint8_t* u, int half, i64 b0, i64 blocks, const Rows& rows, float* out, i64 ld) {
-  using namespace simd;
-  F f[R][NV];
-  unroll<0, R>([&](auto r) OCTAVO_INLINE {
-    unroll<0, NV>([&](auto v) OCTAVO_INLINE {
-      f[r.value][v.value] = b0 ? load(out + r.value * ld + v.value * 16) : zero();
-    });
-  });
-  for (i64 b = b0; b < b0 + blocks; b++, u += unpacked_bytes<W>()) {
-    const float* scales = reinterpret_cast<const float*>(u + 1024);
-    const auto column = [&](int v) OCTAVO_INLINE { return NV == 1 ? half : v; };
-    block<W, R, NV>(
-        rows, b, f,
-        [&](int v, int i, I& hi) OCTAVO_INLINE {
-          hi = loadi(u + ((i + 4) * 2 + column(v)) * 64);
-          return loadi(u + (i * 2 + column(v)) * 64);
-        },
-        [&](int v, int s) OCTAVO_INLINE { return load(scales + s * 32 + column(v) * 16); },
-        [&](int v) OCTAVO_INLINE { return load(scales + W::kGroups * 32 + column(v) * 16); });
+    }
+    const auto place = [&](int v) OCTAVO_INLINE { return NV == 1 ? at : at + v / 2 * panel; };
+    const auto side = [&](int v) OCTAVO_INLINE { return NV == 1 ? half : v % 2; };
+    unroll<0, W::kGroups>([&](auto g) OCTAVO_INLINE { group<W, g.value>(rows, b, f, place, side); });
   }
   unroll<0, R>([&](auto r) OCTAVO_INLINE {
     unroll<0, NV>([&](auto v) OCTAVO_INLINE { store(out + r.value * ld + v.value * 16, f[r.value][v.value]); });
