@@ -3,40 +3,34 @@
 #pragma once
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
 #include <random>
+#include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
-#include "../../native/variant.h"
-
-OCTAVO_BEGIN
-extern const Entry attention_entries[];
-extern const i64 attention_entry_count;
-extern const Entry rope_entries[];
-extern const i64 rope_entry_count;
-extern const Entry activation_entries[];
-extern const i64 activation_entry_count;
-OCTAVO_END
+#include "isa.h"
 
 namespace world {
 
 using namespace octavo;
-namespace kernels = octavo::OCTAVO_VARIANT;
 
-inline const void* find(const char* name) {
-  const std::pair<const Entry*, i64> tables[] = {{kernels::attention_entries, kernels::attention_entry_count},
-                                                 {kernels::rope_entries, kernels::rope_entry_count},
-                                                 {kernels::activation_entries, kernels::activation_entry_count}};
-  for (const auto& [entries, count] : tables)
-    for (i64 i = 0; i < count; i++)
-      if (!std::strcmp(entries[i].name, name)) return entries[i].address;
-  std::fprintf(stderr, "no kernel named %s\n", name);
-  std::exit(2);
+inline const Variant* variant;  // under test
+
+template <class T>
+T entry(const char* name) {
+  const void* found = find_entry(*variant, name);
+  if (!found) {
+    std::printf("FAILED: %s lacks %s\n", variant->name, name);
+    std::exit(1);
+  }
+  return reinterpret_cast<T>(const_cast<void*>(found));
 }
 
 inline i64 bits(float f) {
@@ -143,7 +137,7 @@ class World {
       // one tile a head, as the column units of a linear
       for (int h = 0; h < shape.kv_heads; h++) {
         Tile tile{x.data() + h * shape.head_dim, columns, flat.rows, 0, shape.head_dim, i64{h} * shape.head_dim};
-        reinterpret_cast<TileFn>(const_cast<void*>(find("tile.kv_write")))(args, run, tile);
+        entry<TileFn>("tile.kv_write")(args, run, tile);
       }
     }
   }
@@ -165,7 +159,7 @@ class World {
     Team team(threads);
     std::vector<std::unique_ptr<Aligned>> scratch;
     for (int t = 0; t < threads; t++) scratch.push_back(std::make_unique<Aligned>(scratch_bytes));
-    const auto kernel = reinterpret_cast<Kernel>(const_cast<void*>(find("attention")));
+    const auto kernel = entry<Kernel>("attention");
     team.run([&](int t) {
       Run run = flat.run(*this, t, threads);
       run.team = &team;
