@@ -301,6 +301,8 @@ def test_sentencepiece_against_its_definition() -> None:
 def test_sentencepiece_prefix_and_bos() -> None:
     data = vocabularies.sentencepiece()
     tokenizer = Tokenizer.from_gguf(data)
+    the, half = tokenizer.encode("the")[0], 3 + 0xF0
+    assert [tokenizer.token_text(id_) for id_ in (the, half, 1, 10**6)] == [" the", "\ufffd", "<s>", ""]
     assert tokenizer.encode("the", add_special_tokens=True)[0] == 1
     assert tokenizer.encode("the</s>the") == [*tokenizer.encode("the"), 2, *tokenizer.encode("the")]
     bare = Tokenizer.from_gguf(

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
@@ -107,15 +108,15 @@ def check_kind(metadata: Mapping[str, Any]) -> None:
     model = metadata.get(f"{KEY}model")
     if model not in ("gpt2", "llama"):
         raise UnsupportedModel(
-            f"{KEY}model is {model!r}, which is not supported. Supported: gpt2 (byte-level BPE), llama (SentencePiece "
-            "BPE). Use the model's Hugging Face folder with its tokenizer.json instead.",
+            f"{KEY}model is {model!r:.60}, which is not supported. Supported: gpt2 (byte-level BPE), llama "
+            "(SentencePiece BPE). Use the model's Hugging Face folder with its tokenizer.json instead.",
             param=f"{KEY}model",
         )
     pre = metadata.get(f"{KEY}pre", "default")
-    if model == "gpt2" and pre not in BYTE_PRES:
+    if model == "gpt2" and (not isinstance(pre, str) or pre not in BYTE_PRES):
         raise UnsupportedModel(
-            f"{KEY}pre is {pre!r}, which is not supported. Supported: {', '.join(sorted(BYTE_PRES))}. Use the model's "
-            "Hugging Face folder with its tokenizer.json instead.",
+            f"{KEY}pre is {pre!r:.60}, which is not supported. Supported: {', '.join(sorted(BYTE_PRES))}. Use the "
+            "model's Hugging Face folder with its tokenizer.json instead.",
             param=f"{KEY}pre",
         )
 
@@ -180,11 +181,11 @@ def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: Sequen
     if f"{KEY}merges" in metadata:
         merges = _stated_merges(metadata, vocab)
     else:
-        merges = _merges_from_scores(tokens, types, _numbers(metadata, "scores", len(tokens)))
+        merges = _merges_from_scores(tokens, types, _scores(metadata, len(tokens)))
     unknown = metadata.get(f"{KEY}unknown_token_id", 0)
     if not isinstance(unknown, int) or not 0 <= unknown < len(tokens):
         raise CheckpointError(
-            f"{KEY}unknown_token_id is {unknown!r}, outside of {len(tokens)} tokens.", key=f"{KEY}unknown_token_id"
+            f"{KEY}unknown_token_id is {unknown!r:.60}, outside of {len(tokens)} tokens.", key=f"{KEY}unknown_token_id"
         )
     model = _bpe(vocab, merges, fuse_unk=True, byte_fallback=True, unk_token=tokens[unknown])
     tokenizer = tokenizers.Tokenizer(model)
@@ -203,7 +204,9 @@ def _bpe(vocab: dict[str, int], merges: list[tuple[str, str]], **options: Any) -
     try:
         return BPE(vocab=vocab, merges=merges, **options)
     except Exception as error:  # the library raises bare Exception for every inconsistency between the two
-        raise CheckpointError(f"{KEY}merges does not fit {KEY}tokens: {error}", key=f"{KEY}merges") from error
+        raise CheckpointError(
+            f"{KEY}merges does not fit {KEY}tokens: {str(error)[:200]}", key=f"{KEY}merges"
+        ) from error
 
 
 def _add_tokens(tokenizer: tokenizers.Tokenizer, tokens: list[str], types: Sequence[int]) -> None:
@@ -254,22 +257,27 @@ def _merges_from_scores(tokens: list[str], types: Sequence[int], scores: Sequenc
 
 def _strings(metadata: Mapping[str, Any], name: str) -> list[str]:
     value = metadata.get(KEY + name)
-    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise CheckpointError(f"{KEY}{name} is missing or not an array of strings.", key=KEY + name)
-    return list(value)
+    return value
 
 
-def _numbers(metadata: Mapping[str, Any], name: str, count: int) -> list[float]:
-    value = metadata.get(KEY + name)
-    if value is None or isinstance(value, (str, bytes)) or not hasattr(value, "__len__") or len(value) != count:
-        raise CheckpointError(f"{KEY}{name} is missing or does not have one number for each of {count} tokens.")
-    return [float(item) for item in value]
+def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
+    value = metadata.get(f"{KEY}scores")
+    if not _is_array(value, count, (int, float)) or any(math.isnan(score) for score in value):
+        raise CheckpointError(f"{KEY}scores is not one number for each of {count} tokens.", key=f"{KEY}scores")
+    return [float(score) for score in value]
 
 
 def _types(metadata: Mapping[str, Any], count: int) -> list[int]:
-    if f"{KEY}token_type" not in metadata:
-        return [NORMAL] * count
-    return [int(item) for item in _numbers(metadata, "token_type", count)]
+    value = metadata.get(f"{KEY}token_type", [NORMAL] * count)
+    if not _is_array(value, count, (int,)):
+        raise CheckpointError(f"{KEY}token_type is not one integer for each of {count} tokens.", key=f"{KEY}token_type")
+    return list(value)
+
+
+def _is_array(value: Any, count: int, kinds: tuple[type, ...]) -> TypeGuard[list[Any]]:
+    return isinstance(value, list) and len(value) == count and all(isinstance(item, kinds) for item in value)
 
 
 def _read_entry(entry: Path) -> tokenizers.Tokenizer | None:

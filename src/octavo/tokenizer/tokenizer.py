@@ -77,7 +77,7 @@ class Tokenizer:
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception for every fault of the file
-            raise CheckpointError(f"cannot read {file}: {error}", path=str(file)) from error
+            raise CheckpointError(f"cannot read {file}: {str(error)[:300]}", path=str(file)) from error
         config = _read_json(folder / "tokenizer_config.json")
         special = _add_configured_tokens(backend, config, _read_json(folder / "special_tokens_map.json"))
         if "add_bos_token" in config or "add_eos_token" in config:
@@ -94,14 +94,14 @@ class Tokenizer:
         that the caller has) a cached tokenizer is used without touching the large arrays of `metadata`."""
         backend = gguf_tokenizer.load(metadata, cache_folder, digest)
         names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-        special: dict[str, str] = {}
-        for name, key in names.items():
-            token = _token_at(backend, metadata, f"{gguf_tokenizer.KEY}{key}_token_id")
-            if token is not None:
-                special[name] = token
+        named = {
+            name: _token_at(backend, metadata, f"{gguf_tokenizer.KEY}{key}_token_id") for name, key in names.items()
+        }
+        special = {name: token for name, token in named.items() if token is not None}
         add_eos = bool(metadata.get(f"{gguf_tokenizer.KEY}add_eos_token", False))
         _set_template(backend, special, gguf_tokenizer.adds_bos(metadata), add_eos)
-        stated = [metadata.get(f"{gguf_tokenizer.KEY}{name}_token_id") for name in ("eos", "eot", "eom")]
+        ends = [_token_at(backend, metadata, f"{gguf_tokenizer.KEY}{name}_token_id") for name in ("eos", "eot", "eom")]
+        stated = [backend.token_to_id(token) for token in ends if token is not None]
         turn_ends = [
             id_
             for id_, token in sorted(backend.get_added_tokens_decoder().items())
@@ -164,6 +164,11 @@ class Tokenizer:
         """The bytes that a token stands for inside a text; empty for an id without a token."""
         table = self.all_bytes()
         return table[token_id] if 0 <= token_id < len(table) else b""
+
+    def token_text(self, token_id: int) -> str:
+        """A token's own text, a special one's name included, as logprobs show it: ` the` keeps its space, and a part of
+        a character is U+FFFD."""
+        return self.token_bytes(token_id).decode("utf-8", "replace")
 
     def id_to_token(self, token_id: int) -> str | None:
         """The token as the vocabulary spells it (`Ġthe`, `▁the`, `<0x0A>`); None for an id without a token."""
@@ -301,7 +306,7 @@ def _token_at(backend: tokenizers.Tokenizer, metadata: Mapping[str, Any], key: s
         return None
     token: str | None = backend.id_to_token(id_) if isinstance(id_, int) and 0 <= id_ < 2**31 else None
     if token is None:
-        raise CheckpointError(f"{key} is {id_!r}, which is no token of the vocabulary.", key=key)
+        raise CheckpointError(f"{key} is {id_!r:.60}, which is no token of the vocabulary.", key=key)
     return token
 
 
