@@ -1,8 +1,10 @@
-"""sample(logits): the sampler as an anchor: logits of a chunk of rows -> ids, log-probabilities, ranks in the flat step.
+"""sample(logits): the sampler as an anchor: logits of a chunk of rows -> ids, logprobs, ranks in the flat step.
 
-Order of its steps: raw log-probabilities and ranks -> allowed ids, bad words, min_tokens -> logit_bias -> repetition,
-presence and frequency penalties -> temperature -> top_k -> top_p -> min_p -> Philox draw. Ties: logit descending, id
-ascending. The parameters are columns of the slot table; the definition of each is kernels/reference/sample_filters.py.
+Order of its steps: a row with a non-finite raw logit ends with status 1; raw values are kept for log-probabilities and
+ranks -> allowed ids, logit_bias, bad_words, min_tokens -> repetition, then frequency and presence penalties -> temperature
+0: the first id of the total order -> else temperature, min_p, top_k, top_p, one Philox number. Ties: logit descending, id
+ascending. As in vLLM, but for ties. The parameters are columns of the slot table; the definition of each is
+kernels/reference/sample_filters.py. A row without an allowed id ends with status 2.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ def _operations(node: Node) -> Sum:
 def sample_workspace(vocab: int, threads: int) -> int:
     """Bytes of workspace: one thread does a whole row (native/kernels/sample.cc, sample_bytes).
 
-    Per thread and vocabulary entry, filled up to blocks of 256: a logit, an id and a key of 4 bytes, counts of half a byte,
-    and a word of flags every 64.
+    Per thread and vocabulary entry, filled up to blocks of 256: a logit, an id and a key of 4 bytes, counts of half a
+    byte, and a byte of flags every 64.
     """
     padded = -(-vocab // 256) * 256
     return threads * (12 * padded + padded // 2 + -(-(padded // 64) // 64) * 64)
