@@ -43,11 +43,15 @@ def next_token(prefix: int, seed: int, choice: int, vocab: int, forbidden: froze
     return token
 
 
-def alone(request: Request, vocab: int, eos: tuple[int, ...], max_model_len: int) -> list[tuple[list[int], FinishReason]]:
+def alone(
+    request: Request, vocab: int, eos: tuple[int, ...], max_model_len: int
+) -> list[tuple[list[int], FinishReason]]:
     """What each choice of a request gives when nothing else exists: no batch, no cache, no chunks."""
     params = request.params
     stops = set(params.stop_token_ids) | (set() if params.ignore_eos else set(eos))
-    limit = max_model_len if params.max_tokens is None else min(max_model_len, len(request.prompt_ids) + params.max_tokens)
+    limit = (
+        max_model_len if params.max_tokens is None else min(max_model_len, len(request.prompt_ids) + params.max_tokens)
+    )
     answers = []
     for choice in range(params.n):
         emitted = next((list(r.emitted_ids) for r in request.resume if r.choice == choice), [])
@@ -85,7 +89,9 @@ class ScriptedRunner:
     leave_rate: share of run-ahead steps after which an arrival ends the loop.
     """
 
-    def __init__(self, facts: ExecutionFacts, *, stop_rate: float = 0.0, leave_rate: float = 0.0, seed: int = 0) -> None:
+    def __init__(
+        self, facts: ExecutionFacts, *, stop_rate: float = 0.0, leave_rate: float = 0.0, seed: int = 0
+    ) -> None:
         self.facts = facts
         self.slots: dict[int, Slot] = {}
         self.entries: dict[int, list[int | None]] = {page: [None] * PAGE_TOKENS for page in range(1, facts.pages)}
@@ -110,7 +116,9 @@ class ScriptedRunner:
         self._pages(step, skip_zero=stopped and self._random.random() < 0.5)
         if stopped:
             self._stop(step)
-            return StepResult(step.number, tuple(RunResult(r.slot) for r in step.runs), self._stats(step, 0), aborted=True)
+            return StepResult(
+                step.number, tuple(RunResult(r.slot) for r in step.runs), self._stats(step, 0), aborted=True
+            )
         assert not self._owed_zero, f"pages {self._owed_zero} were not zeroed again after a stopped step"
         results = [RunResult(run.slot) for run in step.runs]
         loops = 0
@@ -157,7 +165,7 @@ class ScriptedRunner:
         given = {page for added in step.pages for page in added.pages}
         for page in zeroed:
             assert 0 < page < self.facts.pages
-            # A page changes owner: whoever had it must not see it any more. (Else a stopped step's zeroing is repeated.)
+            # A page changes owner: whoever had it must not see it any more. (Else a stopped step is repeated.)
             for user in self.users.pop(page, set()) if page in given else ():
                 for table in self.slots[user].tables.values():
                     for index in [i for i, p in table.items() if p == page]:
@@ -174,7 +182,9 @@ class ScriptedRunner:
                 assert 0 < page < self.facts.pages and index not in table
                 assert (index + 1) * PAGE_TOKENS < self.facts.max_model_len + PAGE_TOKENS, "a page beyond the context"
                 if page not in zeroed:
-                    assert None not in self.entries[page], "a page that is shared is not full, or one that is new not zeroed"
+                    assert None not in self.entries[page], (
+                        "a page that is shared is not full, or one that is new not zeroed"
+                    )
                 table[index] = page
                 self.users[page].add(added.slot)
         for source, target in step.copy_pages:
@@ -196,7 +206,9 @@ class ScriptedRunner:
 
     def _check_start(self, run: RowRun) -> None:
         slot = self.slots[run.slot]
-        assert slot.computed is None or slot.computed == run.start, f"rows start at {run.start}, KV ends at {slot.computed}"
+        assert slot.computed is None or slot.computed == run.start, (
+            f"rows start at {run.start}, KV ends at {slot.computed}"
+        )
         assert run.count >= 1 and run.start + run.count <= len(slot.ids)
         assert run.sample == (run.start + run.count == len(slot.ids))
 
@@ -213,9 +225,7 @@ class ScriptedRunner:
         if run.prompt_logprobs_from is not None and k == 0:
             assert start < run.prompt_logprobs_from <= start + count
             asked = range(run.prompt_logprobs_from, min(start + count, slot.opened.prompt_len - 1) + 1)
-            result.prompt_logprobs = [
-                TokenLogprobs(slot.ids[p], -(slot.prefixes[p - 1] % 997) / 100, 1) for p in asked
-            ]
+            result.prompt_logprobs = [TokenLogprobs(slot.ids[p], -(slot.prefixes[p - 1] % 997) / 100, 1) for p in asked]
         return run.sample and self._sample(slot, result)
 
     def _sample(self, slot: Slot, result: RunResult) -> bool:

@@ -307,10 +307,11 @@ class EngineLoop(Generic[Peer]):
         self._owner: dict[str, Peer] = {}  # request -> the front that sent it
         self._running = True
 
-    def serve(self) -> None:
+    def serve(self, alive: Callable[[], bool] = lambda: True) -> None:
+        """Turn until a Shutdown comes, or `alive` says that nobody is left to serve."""
         self._port.greet(Hello(VERSION, self.core.epoch, self.core.info))
         logs.get("engine").debug("epoch %d is ready", self.core.epoch)
-        while self._running:
+        while self._running and alive():
             self.turn(0.0 if self.core.has_work else IDLE_SECONDS)
 
     def turn(self, timeout: float) -> None:

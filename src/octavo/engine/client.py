@@ -1,0 +1,281 @@
+"""The front's half of the engine: submit, receive, abort; the same over a thread of this process and over a socket.
+
+It keeps what the front knows of each open request, drops ids that it has already and words of dead engines, and treats
+a gap as the death of the engine. When an engine is lost, open requests end with EngineDied; the supervisor attaches the
+next one. It knows ids, never text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+from octavo import logs
+from octavo.engine.core import EngineSetup
+from octavo.engine.in_process import ThreadLink
+from octavo.engine.messages import (
+    VERSION,
+    Abort,
+    Answer,
+    Ask,
+    ChoiceOutput,
+    EngineInfo,
+    EngineMessage,
+    EngineStats,
+    FrontMessage,
+    Hello,
+    Outputs,
+    Refused,
+    Shutdown,
+    Submit,
+)
+from octavo.errors import ContextLengthExceeded, EngineDied, InvalidRequest, OctavoError, Unavailable
+from octavo.request import Request
+
+ANSWER_SECONDS = 10.0  # a question waits for the end of a step at most; beyond, the engine is not well
+
+
+class Link(Protocol):
+    """transport.SocketLink or in_process.ThreadLink."""
+
+    def start(self, received: Callable[[EngineMessage], None], ended: Callable[[str], None]) -> None:
+        """Deliver messages from now on."""
+
+    def post(self, message: FrontMessage) -> None:
+        """Send without waiting."""
+
+    async def send(self, message: FrontMessage) -> None:
+        """Send, with back-pressure."""
+
+    async def close(self) -> None:
+        """End the connection."""
+
+
+class _Stream:
+    """What the front knows of an open request."""
+
+    def __init__(self, request: Request) -> None:
+        known = {resume.choice: len(resume.emitted_ids) for resume in request.resume}
+        self.next_index = [known.get(choice, 0) for choice in range(request.params.n)]
+        self.open = set(range(request.params.n))
+        self.items: list[ChoiceOutput] = []
+        self.error: OctavoError | None = None
+        self.begun = bool(known)
+        self.news = asyncio.Event()
+
+    def push(self, item: ChoiceOutput) -> None:
+        """Take an output: ids that are known already are dropped, a gap is an error."""
+        if item.choice not in self.open:
+            return
+        expected = self.next_index[item.choice]
+        known = expected - item.index
+        if known < 0:
+            self.fail(EngineDied(f"The engine lost {-known} tokens of this answer.", begun=self.begun))
+            return
+        if known:
+            item.token_ids = item.token_ids[known:]
+            item.logprobs = None if item.logprobs is None else item.logprobs[known:]
+            item.index = expected
+            if not item.token_ids and item.finish is None:
+                return
+        self.next_index[item.choice] = expected + len(item.token_ids)
+        self.begun = self.begun or bool(item.token_ids)
+        if item.finish is not None:
+            self.open.discard(item.choice)
+        self.items.append(item)
+        self.news.set()
+
+    def fail(self, error: OctavoError) -> None:
+        self.error = self.error or error
+        self.news.set()
+
+
+class EngineClient:
+    """An engine as the front sees it. One event loop uses it."""
+
+    def __init__(self) -> None:
+        self._info: EngineInfo | None = None
+        self._link: Link | None = None
+        self._epoch = 0
+        self._streams: dict[str, _Stream] = {}
+        self._questions: dict[int, asyncio.Future[EngineStats]] = {}
+        self._number = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+        self._failed: OctavoError | None = None
+        self._lost: Callable[[str], None] | None = None
+
+    @classmethod
+    async def in_process(cls, setup: EngineSetup) -> EngineClient:
+        """An engine in a thread of this process."""
+        client, link = cls(), ThreadLink(setup)
+        client.attach(link, link.hello)
+        return client
+
+    def attach(self, link: Link, hello: Hello, lost: Callable[[str], None] | None = None) -> None:
+        """Use this engine, which has said hello, from now on. lost: called when its connection ends."""
+        if hello.version != VERSION:
+            raise EngineDied(f"The engine speaks version {hello.version} of the messages, the front {VERSION}.")
+        self._link, self._epoch, self._info, self._lost = link, hello.epoch, hello.info, lost
+        link.start(self._received, lambda reason: self._connection_ended(hello.epoch, reason))
+
+    @property
+    def info(self) -> EngineInfo:
+        if self._info is None:
+            raise Unavailable("The engine has not started yet.")
+        return self._info
+
+    @property
+    def ready(self) -> bool:
+        """An engine is attached and has said hello, and new requests are taken."""
+        return self._link is not None and self._failed is None and not self._draining
+
+    @property
+    def open_requests(self) -> int:
+        return len(self._streams)
+
+    # Requests
+
+    async def submit(self, request: Request) -> AsyncIterator[list[ChoiceOutput]]:
+        """Run a request; items are what is new, in order, until every choice has its `finish`.
+
+        Raises QueueFull, Unavailable, ContextLengthExceeded or InvalidRequest before the first item, EngineDied at any
+        time. Leaving the iteration aborts the request.
+        """
+        link = self._admit(request)
+        stream = _Stream(request)
+        self._streams[request.request_id] = stream
+        self._idle.clear()
+        epoch = self._epoch
+        sent = False
+        try:
+            try:
+                await link.send(Submit(epoch, request))
+            except UnicodeEncodeError:
+                raise InvalidRequest("A string of the request is not valid Unicode.", param="request_id") from None
+            sent = True
+            while stream.open or stream.items:
+                if not stream.items and stream.error is None:
+                    stream.news.clear()
+                    await stream.news.wait()
+                items, stream.items = stream.items, []
+                if items:
+                    yield items
+                elif stream.error is not None:
+                    raise stream.error
+        finally:
+            del self._streams[request.request_id]
+            if sent and stream.open and stream.error is None:
+                self._post(Abort(epoch, request.request_id))
+            if not self._streams:
+                self._idle.set()
+
+    def _admit(self, request: Request) -> Link:
+        if self._failed is not None:
+            raise self._failed
+        if self._draining:
+            raise Unavailable("The server is shutting down.", retry_after=10.0)
+        if self._link is None:
+            raise Unavailable("The engine is being restarted.", retry_after=2.0)
+        if len(request.prompt_ids) >= self.info.max_model_len:
+            raise ContextLengthExceeded(self.info.max_model_len, len(request.prompt_ids), param="prompt")
+        if request.request_id in self._streams:
+            raise InvalidRequest(f"Request id {request.request_id!r} is in use.", param="request_id")
+        return self._link
+
+    async def abort(self, request_id: str, choice: int | None = None, kept: int | None = None) -> None:
+        """End a request, or one choice. kept: how many of its ids the front kept. Unknown ids are no error."""
+        if request_id in self._streams:
+            self._post(Abort(self._epoch, request_id, choice, kept))
+
+    # Questions
+
+    async def stats(self) -> EngineStats:
+        """Gauges and totals. Unavailable if the engine does not answer."""
+        return await self._ask("stats")
+
+    async def reset_prefix_cache(self) -> None:
+        """Forget all cached prefixes; running requests go on."""
+        await self._ask("reset_prefix_cache")
+
+    async def _ask(self, what: str) -> EngineStats:
+        if self._link is None:
+            raise self._failed or Unavailable("The engine is being restarted.", retry_after=2.0)
+        self._number += 1
+        number = self._number
+        answer = self._questions[number] = asyncio.get_running_loop().create_future()
+        self._post(Ask(self._epoch, number, what))
+        try:
+            return await asyncio.wait_for(answer, ANSWER_SECONDS)
+        except TimeoutError:
+            raise Unavailable(f"The engine did not answer within {ANSWER_SECONDS:.0f} seconds.") from None
+        finally:
+            del self._questions[number]
+
+    # The end
+
+    async def drain(self) -> None:
+        """Take no new requests; returns when the open ones are done."""
+        self._draining = True
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        """Abort what is open and let go of the engine."""
+        self._draining = True
+        link, self._link = self._link, None
+        for stream in list(self._streams.values()):
+            stream.fail(Unavailable("The server is shutting down."))
+        if link is not None:
+            link.post(Shutdown(self._epoch))
+            await link.close()
+
+    async def lose(self, reason: str) -> None:
+        """The engine is gone: whoever waits gets EngineDied, new requests Unavailable until the next attach()."""
+        link, self._link = self._link, None
+        for stream in list(self._streams.values()):
+            stream.fail(EngineDied(f"The engine died: {reason}. The request may be repeated.", begun=stream.begun))
+        for answer in self._questions.values():
+            if not answer.done():
+                answer.set_exception(Unavailable("The engine is being restarted.", retry_after=2.0))
+        if link is not None:
+            await link.close()
+
+    def give_up(self, error: OctavoError) -> None:
+        """There will be no other engine: every request from now on gets `error`."""
+        self._failed = error
+
+    # What the engine says
+
+    def _post(self, message: FrontMessage) -> None:
+        if self._link is not None:
+            self._link.post(message)
+
+    def _connection_ended(self, epoch: int, reason: str) -> None:
+        if epoch != self._epoch or self._link is None:
+            return
+        if self._lost is not None:
+            self._lost(reason)
+        else:  # nobody restarts it
+            self.give_up(EngineDied(f"The engine died: {reason}."))
+            self._link = None
+            for stream in list(self._streams.values()):
+                stream.fail(EngineDied(f"The engine died: {reason}.", begun=stream.begun))
+
+    def _received(self, message: EngineMessage) -> None:
+        if message.epoch != self._epoch:
+            logs.get("client").warning("a message of epoch %d is dropped", message.epoch)
+        elif isinstance(message, Outputs):
+            for item in message.items:
+                stream = self._streams.get(item.request)
+                if stream is not None:
+                    stream.push(item)
+        elif isinstance(message, Refused):
+            stream = self._streams.get(message.request)
+            if stream is not None:
+                stream.fail(message.error.error())
+        elif isinstance(message, Answer):
+            answer = self._questions.get(message.number)
+            if answer is not None and not answer.done():
+                answer.set_result(message.stats)

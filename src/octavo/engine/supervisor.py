@@ -1,0 +1,245 @@
+"""Starts the engine's process, watches it, kills it when it hangs, starts the next one.
+
+Dead: the process is gone. Hung: its progress word stands still for 20 times the predicted node time, and at least 2 s;
+a hung engine is killed before the next one starts. Open requests get EngineDied (resuming them is a later issue). More
+than 5 deaths in 10 minutes: it gives up. It knows processes and the flight record, no requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from octavo import logs
+from octavo.engine.client import EngineClient
+from octavo.engine.flight_record import FlightRecord
+from octavo.engine.messages import BrokenMessage, Failed, Hello
+from octavo.engine.process import Boot
+from octavo.engine.transport import SocketLink
+from octavo.errors import EngineDied, EngineDiedTooOften, OctavoError
+
+HUNG_NODES = 20  # predicted node times without progress: later than any cache miss or preempted thread explains
+HUNG_SECONDS = 2.0  # and at least this: virtual machines are paused for a second now and then
+MAX_DEATHS, DEATH_WINDOW = 5, 600.0
+WATCH_SECONDS = 0.25
+CONNECT_SECONDS = 0.01  # between two tries to connect to a process that starts
+_BOOT = (
+    "import json, sys; boot = json.load(sys.stdin); sys.path[:] = boot['path']; "
+    "from octavo.engine.process import main; sys.exit(main(boot))"
+)
+
+
+@dataclass(frozen=True)
+class EngineProcess:
+    """How an engine is started. factory: `module:function` that makes an EngineSetup of `options` (plain data).
+    max_members: of a step, for the flight record. faults: of tests only."""
+
+    factory: str
+    options: Mapping[str, Any]
+    max_members: int = 4096
+    log_level: str = "info"
+    log_json: bool = False
+    faults: Mapping[str, str] = field(default_factory=dict)
+
+
+class Supervisor:
+    """Keeps one engine alive behind one EngineClient."""
+
+    def __init__(self, engine: EngineProcess) -> None:
+        self.engine = engine
+        self.client = EngineClient()
+        self.deaths: deque[float] = deque()  # monotonic seconds, within the window
+        self.restarts = 0
+        self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700
+        self._epoch = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._flight: FlightRecord | None = None
+        self._alarm = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+        self._failure: asyncio.Future[OctavoError] = asyncio.get_running_loop().create_future()
+        self._last_progress = (0, 0.0)  # the word, and when it was seen to change
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine's process, if there is one."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def healthy(self) -> bool:
+        """The engine is there, takes requests and makes progress."""
+        return self.client.ready and self.pid is not None and self._still_seconds() < HUNG_SECONDS
+
+    async def start(self) -> EngineClient:
+        """Start the first engine; returns when it is ready. Raises what its start raised."""
+        try:
+            await self._launch()
+        except BaseException:
+            await self.stop(0.0)
+            raise
+        self._watch = asyncio.create_task(self._keep(), name="octavo-supervisor")
+        return self.client
+
+    async def failure(self) -> OctavoError:
+        """Waits for the day when no further engine will be started; gives the reason (EngineDiedTooOften)."""
+        return await asyncio.shield(self._failure)
+
+    async def stop(self, timeout: float = 5.0) -> None:
+        """End the engine: by its own will within `timeout` seconds, else by force."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        await self.client.close()
+        await self._bury(timeout)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # One engine
+
+    async def _launch(self) -> None:
+        """Start a process and attach the client to it."""
+        self._epoch += 1
+        self._flight = FlightRecord(self.engine.max_members)
+        path = self._folder / f"engine-{self._epoch}.sock"
+        engine = self.engine
+        boot = Boot(
+            sys.path, os.getpid(), str(path), self._flight.descriptor, engine.max_members, self._epoch, engine.factory,
+            dict(engine.options), engine.log_level, engine.log_json, dict(engine.faults) if self._epoch == 1 else {},
+        )  # fmt: skip
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT],
+            stdin=subprocess.PIPE,
+            stdout=2,  # standard output is for results
+            pass_fds=(self._flight.descriptor,),
+        )
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it died at once: _connect sees that
+            self._process.stdin.write(msgspec.json.encode(boot))
+            self._process.stdin.close()
+        link = await self._connect(path)
+        self._alarm.clear()
+        await self._attach(link)
+        self._last_progress = (self._flight.progress, time.monotonic())
+
+    async def _connect(self, path: Path) -> SocketLink:
+        assert self._process is not None and self._flight is not None
+        while True:
+            try:
+                return await SocketLink.connect(path, self._flight.announce)
+            except (FileNotFoundError, ConnectionRefusedError):
+                if self._process.poll() is not None:
+                    raise EngineDied(f"The engine ended while starting ({self._exit_reason()}).") from None
+                await asyncio.sleep(CONNECT_SECONDS)
+
+    async def _attach(self, link: SocketLink) -> None:
+        """Hear the first word: hello, or why there will be none."""
+        try:
+            first = await link.read()
+        except (EOFError, BrokenMessage) as error:
+            await link.close()
+            raise EngineDied(f"The engine ended while starting: {error}.") from None
+        if isinstance(first, Failed):
+            await link.close()
+            raise first.error.error()
+        if not isinstance(first, Hello):
+            await link.close()
+            raise EngineDied("The engine did not say hello.")
+        self.client.attach(link, first, lambda reason: self._alarm.set())
+
+    def _exit_reason(self) -> str:
+        code = None if self._process is None else self._process.poll()
+        if code is None:
+            return "its connection ended"
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+    async def _bury(self, timeout: float) -> None:
+        """The process is over when this returns."""
+        process, self._process = self._process, None
+        if process is not None:
+            deadline = time.monotonic() + timeout
+            while process.poll() is None and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
+            if process.poll() is None:
+                process.kill()
+            await asyncio.to_thread(process.wait)
+        if self._flight is not None:
+            self._flight.close()
+            self._flight = None
+
+    # The watch
+
+    async def _keep(self) -> None:
+        """Watch the engine; replace it when it is dead or hung, until it has died too often."""
+        while True:
+            reason = await self._await_death()
+            logs.get("supervisor").error("the engine died: %s", reason)
+            await self.client.lose(reason)
+            await self._bury(0.0)
+            while not await self._restart():
+                if self._failure.done():
+                    return
+
+    async def _await_death(self) -> str:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._alarm.wait(), WATCH_SECONDS)
+            assert self._process is not None
+            if self._alarm.is_set():
+                # The connection ended; the process is about to as a rule, and its exit code says more.
+                for _ in range(20):
+                    if self._process.poll() is not None:
+                        break
+                    await asyncio.sleep(0.01)
+                return self._exit_reason()
+            if self._process.poll() is not None:
+                return self._exit_reason()
+            still = self._still_seconds()
+            assert self._flight is not None
+            flight = self._flight.read()
+            if still > max(HUNG_SECONDS, HUNG_NODES * flight.node_seconds):
+                return f"no progress for {still:.1f} s in step {flight.step}"
+
+    def _still_seconds(self) -> float:
+        """How long the progress word has stood still, as far as was seen."""
+        now = time.monotonic()
+        if self._flight is None:
+            return 0.0
+        progress = self._flight.progress
+        if progress != self._last_progress[0]:
+            self._last_progress = (progress, now)
+        return now - self._last_progress[1]
+
+    async def _restart(self) -> bool:
+        """Count a death and start the next engine; False if that failed or there were too many."""
+        now = time.monotonic()
+        self.deaths.append(now)
+        while now - self.deaths[0] > DEATH_WINDOW:
+            self.deaths.popleft()
+        if len(self.deaths) > MAX_DEATHS:
+            error = EngineDiedTooOften(
+                f"The engine died {len(self.deaths)} times within {DEATH_WINDOW / 60:.0f} minutes; it is not started "
+                "again. The log says what killed it."
+            )
+            self.client.give_up(error)
+            self._failure.set_result(error)
+            return False
+        try:
+            await self._launch()
+        except OctavoError as error:
+            logs.get("supervisor").error("the next engine did not start: %s", error)
+            await self._bury(0.0)
+            return False
+        self.restarts += 1
+        return True
