@@ -1,10 +1,10 @@
 """sample(logits): the sampler as an anchor: logits of a chunk of rows -> ids, logprobs, ranks in the flat step.
 
 Order of its steps: a row with a non-finite raw logit ends with status 1; raw values are kept for log-probabilities and
-ranks -> allowed ids, logit_bias, bad_words, min_tokens -> repetition, then frequency and presence penalties -> temperature
-0: the first id of the total order -> else temperature, min_p, top_k, top_p, one Philox number. Ties: logit descending, id
-ascending. As in vLLM, but for ties. The parameters are columns of the slot table; the definition of each is
-kernels/reference/sample_filters.py. A row without an allowed id ends with status 2.
+ranks -> allowed ids, logit_bias, bad_words, min_tokens -> repetition, then frequency and presence penalties ->
+temperature 0: the first id of the total order -> else temperature, min_p, top_k, top_p, one Philox number. Ties: logit
+descending, id ascending. As in vLLM, but for ties. The parameters are columns of the slot table; the definition of each
+is kernels/reference/sample_filters.py. A row without an allowed id ends with status 2.
 """
 
 from __future__ import annotations
