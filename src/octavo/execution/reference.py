@@ -1,7 +1,7 @@
 """ReferenceExecutor: Programs in torch float32, node by node: the oracle of tests and of `verify`, and differentiable.
 
-It runs a traced Program, one after the numerics pass, or the origin of a lowered node, on torch tensors by input name, over
-a paged cache that it owns. It knows no lowering and no native code; the serving path never imports it.
+It runs a traced Program, one after the numerics pass, or the origin of a lowered node, on torch tensors by input name,
+over a paged cache that it owns. It knows no lowering and no native code; the serving path never imports it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ReferenceExecutor:
     ) -> dict[str, Any]:
         """Output name -> tensor (or QuantizedRows). `observe(node, result)` is told of every node.
 
-        Raises KeyError for an input or weight that is missing. Inputs that only order writes (dtype state) are not asked for.
+        Raises KeyError for a missing input or weight. Inputs that only order writes (dtype state) are not asked for.
         """
         values: dict[Value, Any] = {}
         for name, value in program.inputs.items():
@@ -123,7 +123,7 @@ class Rows:
 
 
 class ReferenceModel:
-    """A decoder's `body` and `head` over a cache in which slot s owns pages 1 + s * P .. (s + 1) * P: for tests, verify, loss."""
+    """A decoder's `body` and `head` over a cache in which slot s owns pages 1 + s * P .. (s + 1) * P."""
 
     def __init__(
         self,

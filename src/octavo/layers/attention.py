@@ -24,7 +24,7 @@ class StepRows:
 
 
 def step_rows(program: Program) -> StepRows:
-    """The row inputs of a Program, made when first asked for. N slots, G groups, P pages are bounds of the slot table."""
+    """The row inputs of a Program, made when first asked for. N, G and P are bounds of the slot table."""
     slots, groups, pages = Dim("N"), Dim("G"), Dim("P")
     return StepRows(
         program.input("row_pos", (T,), "i32", source="row_pos"),

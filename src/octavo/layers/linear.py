@@ -1,6 +1,6 @@
 """Linear layers: one, and several that read the same input (q, k, v; gate, up).
 
-Merged layers stay separate Values here; lowering makes them segments of one phase. Formats are the checkpoint's business.
+Merged layers stay separate Values here; lowering makes them segments of one phase. It knows no format.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from octavo.program.graph import Value
 
 @dataclass(frozen=True)
 class LMHead(Module):
-    """hidden [T, width], rows [R] -> logits [R, vocab]. `name` is that of the weight's layer: lm_head or the embedding."""
+    """hidden [T, width], rows [R] -> logits [R, vocab]. `name`: lm_head, or the embedding."""
 
     vocab: int
     width: int

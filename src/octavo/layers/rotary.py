@@ -1,7 +1,8 @@
-"""Rotary position tables: frequencies in float64 by the scaling that the configuration names, rounded once to float32.
+"""Rotary position tables: frequencies in float64 by the scaling that the configuration names, rounded once.
 
-Scalings: default, linear (positions divided by a factor), llama3 (long wavelengths divided, a ramp between). Tables depend
-on the configuration and the number of positions alone. It knows the halves style only; checkpoints in another order are un-permuted when they are bound.
+Scalings: default, linear (positions divided by a factor), llama3 (long wavelengths divided, a ramp between). Tables
+depend on the configuration and the number of positions alone. It knows the halves style only; checkpoints in another
+order are un-permuted when they are bound.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ SCALINGS = ("default", "linear", "llama3")
 
 @dataclass(frozen=True)
 class Rotary:
-    """`rotary` of head_dim elements are rotated; `scaling` is rope_scaling of config.json; `positions` rows in the tables."""
+    """`rotary` of head_dim elements turn; `scaling`: rope_scaling of config.json; tables have `positions` rows."""
 
     head_dim: int
     rotary: int
@@ -61,8 +62,8 @@ class Rotary:
         raise UnsupportedModel(f"rope_scaling type {kind!r} is not supported yet; supported: {', '.join(SCALINGS)}")
 
     def _llama3(self, plain: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Source: Llama 3.1's published apply_scaling; a frequency's share of the plain one rises with the number of its
-        turns in the original context, from low_freq_factor (none) to high_freq_factor (all)."""
+        """Source: Llama 3.1's published apply_scaling; a frequency keeps the more of itself
+        the more turns it makes in the original context, from low_freq_factor (none) to high_freq_factor (all)."""
         low, high = self._number("low_freq_factor"), self._number("high_freq_factor")
         turns = self._number("original_max_position_embeddings") * plain / (2 * pi)
         share = np.clip((turns - low) / (high - low), 0.0, 1.0)
@@ -71,5 +72,5 @@ class Rotary:
     def _number(self, key: str) -> float:
         value = self.scaling.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise CheckpointError(f"config.json: rope_scaling.{key} must be a number, not {value!r}", key="rope_scaling")
+            raise CheckpointError(f"config.json: rope_scaling.{key} = {value!r} must be a number", key="rope_scaling")
         return float(value)

@@ -1,7 +1,7 @@
 """One arena for all Programs of a model: offsets from the bounds, no two live buffers in one place.
 
-Phases are numbered over the Programs in the order in which a step runs them; a buffer lives from the phase that writes it
-to the last that reads it. It knows no kernel and no address.
+Phases are numbered over the Programs in the order in which a step runs them; a buffer lives from the phase that writes
+it to the last that reads it. It knows no kernel and no address.
 """
 
 from __future__ import annotations

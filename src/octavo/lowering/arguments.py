@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from octavo.lowering.lowered import (
-    Arg,
     ArenaArg,
+    Arg,
     DimArg,
     FloatBits,
     Fn,

@@ -109,7 +109,8 @@ class LoweredProgram:
 class Buffer:
     """A buffer of the arena: `rows` rows of `row_bytes`; live in phases first..last (numbered over all Programs).
 
-    `ld` is the distance of rows in floats where it holds floats, else 0. `inside` names the buffer whose place it takes over.
+    `ld` is the distance of rows in floats where it holds floats, else 0. `inside` names the buffer whose place it
+    takes over.
     """
 
     name: str

@@ -54,6 +54,10 @@ def form_phases(program: Program) -> list[Phase]:
     return _Former(program).form()
 
 
+def _same_input(phase: Phase, node: Node) -> bool:
+    return phase.anchor.operands[0] is node.operands[0]
+
+
 class _Former:
     """The pass: `home` tells which phase and group made a value, `pending` holds row ops that wait for a linear."""
 
@@ -80,10 +84,9 @@ class _Former:
         op = node.op.name
         if op == "linear":
             last = self.phases[-1] if self.phases else None
-            if last and last.anchor.op.name == "linear" and last.region == node.region:
-                if last.anchor.operands[0] is node.operands[0]:
-                    self._group(last, node, PANEL)
-                    return
+            if last and last.region == node.region and last.anchor.op.name == "linear" and _same_input(last, node):
+                self._group(last, node, PANEL)
+                return
             chain, source = self._chain(node)
             phase = Phase(node, node.region, chain, source, [])
         else:

@@ -73,8 +73,8 @@ class Llama:
         for i in range(self.layers):
             name = f"model.layers.{i}"
             with program.within(f"layer {i}"):
-                mixed = self._attention(f"{name}.self_attn", i)(RMSNorm(f"{name}.input_layernorm", self.width, self.eps)(x))
-                x = add(mixed, x)
+                normed = RMSNorm(f"{name}.input_layernorm", self.width, self.eps)(x)
+                x = add(self._attention(f"{name}.self_attn", i)(normed), x)
                 normed = RMSNorm(f"{name}.post_attention_layernorm", self.width, self.eps)(x)
                 x = add(GatedMLP(f"{name}.mlp", self.width, self.inner)(normed), x)
         program.output("h", x)

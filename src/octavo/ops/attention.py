@@ -60,7 +60,7 @@ def _operations(node: Node) -> Sum:
 
 
 def _reads(node: Node) -> Sum:
-    """At least once per key and row of one sequence; bf16. An upper bound where rows of a sequence share their reads."""
+    """Keys and values (bf16) once per row: an upper bound, rows of a sequence share their reads."""
     keys = visible_keys(node.attrs["group"])
     row = 4 * node.operands[0].width
     return Sum((keys * (4 * node.attrs["kv_heads"] * node.attrs["head_dim"]), node.operands[0].shape[0] * row))
@@ -105,8 +105,8 @@ def attention(
 ) -> Value:
     """q [T, heads * head_dim] -> the same shape. shape: (heads, kv_heads, head_dim).
 
-    state: what kv_write gave for keys and values. rows: row_slot [T], row_lo and row_hi [groups, T], page. softcap 0: none.
-    sinks: [heads] f32, one more logit per head without a value.
+    state: what kv_write gave for keys and values. rows: row_slot [T], row_lo and row_hi [groups, T], page. softcap 0:
+    none. sinks: [heads] f32, one more logit per head without a value.
     """
     heads, kv_heads, head_dim = shape
     extra = () if sinks is None else (sinks,)

@@ -1,7 +1,7 @@
 """linear(x, weight): x @ weight.T for a weight of any format; the anchor that reads most of a step's bytes.
 
-x are float rows, or quantized rows (op quantize) where the weight's format is quantized. The format of a weight is a fact
-of the checkpoint, not of the Program.
+x are float rows, or quantized rows (op quantize) where the weight's format is quantized. The format of a weight is a
+fact of the checkpoint, not of the Program.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from octavo.program.symbols import Sum
 
 
 def _bound(attrs: Attrs, x: Array, weight: Array) -> Floats64:
-    """The sum of K squares errs by gamma(K), its root by half of that; root, quotient and two products round once each."""
+    """The sum of K squares errs by gamma(K), its root by half; root, quotient and two products round once each."""
     values = x.astype(np.float64)
     scale = 1 / np.sqrt((values**2).mean(axis=-1, keepdims=True) + attrs["eps"])
     result = np.abs(values * scale * weight.astype(np.float64))

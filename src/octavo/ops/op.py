@@ -1,8 +1,8 @@
 """Op: the declaration of one operation. A call on Values appends a node; nothing is computed and no torch is imported.
 
 An op says its kind (an anchor reads much memory and is divided among threads; a row op joins an anchor's prologue or
-epilogue), its locality, the shape and dtype of its results, bytes, operations, workspace, its numerics contract, and the
-bound on its error. How it is computed stands in kernels/reference/<name>.py and native/kernels.
+epilogue), its locality, the shape and dtype of its results, bytes, operations, workspace, its numerics contract, and
+the bound on its error. How it is computed stands in kernels/reference/<name>.py and native/kernels.
 """
 
 from __future__ import annotations

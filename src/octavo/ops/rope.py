@@ -1,4 +1,4 @@
-"""rope(x, positions, cos, sin): rotation of each head's first `rotary` elements, halves style (x[i], x[i + rotary/2])."""
+"""rope(x, positions, cos, sin): rotation of each head's first `rotary` elements, halves: x[i], x[i + rotary/2]."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from octavo.program.symbols import Dim, constant, dim
 
-# dtype -> bytes of an element; `acts` are quantized activation rows (native/kernel.h), `state` orders reads after writes
+# dtype -> bytes of an element; `acts` are quantized rows (native/kernel.h), `state` orders reads after writes
 DTYPES = {"f32": 4, "i32": 4, "acts": 1, "state": 0}
 
 

@@ -1,6 +1,6 @@
 """Dimensions: affine expressions over named symbols, and sums of them.
 
-T token rows, S sequences, R rows that need logits. A symbol has an upper bound from the configuration and is 0 at least.
+T token rows, S sequences, R rows that need logits. A symbol has a bound from the configuration; 0 is legal.
 Metric symbols (`visible_keys.0`: sum over the rows of the keys that they see in group 0) size nothing; they make bytes
 and operations exact once a step is known. It knows no op and no memory.
 """

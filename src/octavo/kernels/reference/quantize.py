@@ -20,7 +20,8 @@ class QuantizedRows:
     def dequantize(self) -> Tensor:
         """float32 [M, K]."""
         groups = self.x.to(torch.float32).unflatten(-1, (-1, GROUP)) * self.scale.unsqueeze(-1)
-        return groups.flatten(-2)
+        values: Tensor = groups.flatten(-2)
+        return values
 
 
 def quantize(x: Tensor) -> QuantizedRows:
