@@ -31,6 +31,7 @@ std::vector<std::string> variant_names(bool runnable) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // a Machine may live as long as the interpreter: LLM without close()
   m.doc() = "Octavo's native executor: memory regions, the thread team and the tape. See native/tape.h.";
   m.attr("ABI") = kAbi;
   m.attr("LAYOUT_HASH") = kLayoutHash;

@@ -38,8 +38,15 @@ PromptIds = Sequence[int]
 class Renderer(Protocol):
     """The chat template (text/prompt.py)."""
 
+    @property
+    def kind(self) -> str | None:
+        """Whose template it is: `model`, `default`, or None."""
+
     def render(self, request: ChatRequest) -> str:
         """The prompt's text."""
+
+    def close(self) -> None:
+        """End the worker process of request-supplied templates."""
 
 
 @dataclass
@@ -105,10 +112,15 @@ class Generation:
             if output.prompt.prompt_logprobs is not None:
                 self.prompt.logprobs = [None, *(self._llm.entry(each) for each in output.prompt.prompt_logprobs)]
         logprobs = None if output.logprobs is None else [self._llm.entry(each) for each in output.logprobs]
-        target = self._outputs[output.choice]
-        events = target.push(output.token_ids, logprobs)
+        target, params, ids = self._outputs[output.choice], self.request.params, output.token_ids
+        hidden = output.stop_id is not None and not params.include_stop_str_in_output
+        shown = len(ids) - hidden
+        events = target.push(ids[:shown], None if logprobs is None else logprobs[:shown])
+        if hidden:
+            target.hide(ids[-1], None if logprobs is None else logprobs[-1])
         if output.finish is not None:
-            events += target.finish(FinishReason(output.finish), output.stop_id)
+            asked_for = output.stop_id in self._llm.asked_stop_ids(params)
+            events += target.finish(FinishReason(output.finish), output.stop_id if asked_for else None)
         return events
 
 
@@ -180,6 +192,8 @@ class AsyncLLM:
 
     async def close(self) -> None:
         await self.client.close()
+        if self.renderer is not None:
+            self.renderer.close()
 
     # -- what Generation needs ---------------------------------------------------------------------------------------
 
@@ -187,6 +201,10 @@ class AsyncLLM:
         params = request.params
         detokenizer = Detokenizer(self.tokenizer, params.skip_special_tokens, request.prompt_ids)
         return Output(detokenizer, choice, params.stop, params.include_stop_str_in_output, params.min_tokens)
+
+    def asked_stop_ids(self, params: SamplingParams) -> frozenset[int]:
+        """Stop ids of the user's own: they are named as stop_reason, the model's end ids are not."""
+        return frozenset(params.stop_token_ids) - frozenset(self.tokenizer.eos_ids)
 
     def entry(self, logprobs: TokenLogprobs) -> LogprobEntry:
         """{id: Logprob} of the chosen id and the most likely ones."""
@@ -196,7 +214,7 @@ class AsyncLLM:
         return made
 
     def _logprob(self, token_id: int, value: float, rank: int) -> Logprob:
-        return Logprob(value, rank, self.tokenizer.decode([token_id], skip_special_tokens=False))
+        return Logprob(value, rank, self.tokenizer.token_text(token_id))
 
     # -- checks ------------------------------------------------------------------------------------------------------
 
@@ -226,6 +244,10 @@ class AsyncLLM:
             )
         if params.max_tokens is None or params.max_tokens > limit - count:
             params = replace(params, max_tokens=limit - count)  # clamped, never refused: clients ask for 64,000
+        if not params.ignore_eos:  # ends of turn that only the tokenizer knows
+            known = (*params.stop_token_ids, *self.info.eos_ids)
+            more = tuple(token for token in self.tokenizer.eos_ids if token not in known)
+            params = replace(params, stop_token_ids=(*params.stop_token_ids, *more))
         seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
         words = tuple(ids for word in params.bad_words for ids in self._bad_word(word))
         pack_bad_words(words)  # refuses what does not fit

@@ -259,6 +259,7 @@ class Scheduler:
             SlotOpen(
                 sequence.slot, tuple(sequence.ids), sequence.prompt_len, live.request.params, live.request.seed,
                 sequence.choice, sequence.length_limit, live.slot_stop_ids,
+                live.request.bad_word_ids,
             )
         )  # fmt: skip
         decode = sequence.remaining == 1

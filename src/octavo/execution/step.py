@@ -9,7 +9,7 @@ It knows ids and pages; it does not know text, requests or who waits for the res
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from octavo.sampling_params import SamplingParams
 from octavo.stats import StepStats
@@ -128,3 +128,7 @@ class ExecutionFacts:
     max_model_len: int
     vocab_size: int
     fingerprint: str
+
+    def named(self, fingerprint: str) -> ExecutionFacts:
+        """The same facts under the fingerprint of loaded weights."""
+        return replace(self, fingerprint=fingerprint)

@@ -66,6 +66,12 @@ class Output:
         self._released += len(text)
         return [self._delta(text)]
 
+    def hide(self, token_id: int, entry: LogprobEntry | None = None) -> None:
+        """Take in a stop id: it counts and is given back, but its text is not part of the answer."""
+        if not self._finished:
+            self.tokens += 1
+            self._waiting.append((self._length, token_id, entry))
+
     def finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> list[Event]:
         """The engine ended the choice: what was held back, then Finished. Nothing if it has ended already."""
         if self._finished:

@@ -1,0 +1,140 @@
+"""The memory plan: every region to the byte before anything is allocated, and the choices that follow from it.
+
+Free memory -> KV pool -> context length, as design section 6 settles it. It reads headers only; `octavo plan` prints it,
+the engine allocates exactly it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+from octavo.checkpoints.checkpoint import Checkpoint
+from octavo.config import EngineConfig
+from octavo.errors import ContextLengthExceeded, DoesNotFit
+from octavo.execution.native import Bounds, Layouts, Regions, lay_out
+from octavo.execution.step import PAGE_TOKENS
+from octavo.lowering.lower import LoweringFacts, lower
+from octavo.models import binding, registry
+from octavo.program.trace import trace, weights_of
+from octavo.quantization.kv import kv_dtype
+
+SHARE = 0.85  # of the free memory that everything together may take
+KV_SHARE = 0.40  # of the free memory that the KV pool takes by itself
+TOKENS_PER_SEQUENCE = 2048  # what a sequence is expected to hold, where the context is longer
+# Resident anonymous memory of the two processes without a model, measured (docs/performance.md): interpreter and
+# libraries. The tokenizer takes up to 1 KiB an entry of the vocabulary in the front.
+ENGINE_RUNTIME = 40 << 20
+FRONT_RUNTIME = 45 << 20
+TOKENIZER_ENTRY = 1024
+MIN_CONTEXT = 512  # tokens: what an automatic context is not reduced below
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What will be allocated. `regions` are exact; runtime and tokenizer are bounds."""
+
+    layouts: Layouts
+    free: int  # bytes when the plan was made
+    allowed: int
+    context: int  # tokens of one sequence at most
+    model_context: int  # what the model itself can
+    page_bytes: int
+    sources: dict[str, binding.WeightSource]
+    vocab: int
+
+    @property
+    def regions(self) -> Regions:
+        return self.layouts.regions
+
+    @property
+    def runtime(self) -> int:
+        return ENGINE_RUNTIME + FRONT_RUNTIME + TOKENIZER_ENTRY * self.vocab
+
+    @property
+    def total(self) -> int:
+        return sum(getattr(self.regions, each.name) for each in fields(Regions)) + self.runtime
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens that the pool holds; page 0 is the null page."""
+        return (self.layouts.bounds.pages - 1) * PAGE_TOKENS
+
+
+def make_plan(checkpoint: Checkpoint, config: EngineConfig, *, free: int, threads: int) -> MemoryPlan:
+    """Plan a model under `config` with `free` bytes of memory. Raises DoesNotFit, UnsupportedModel, CheckpointError."""
+    model_context = registry.build(checkpoint, positions=PAGE_TOKENS).max_positions
+    if config.max_model_len is not None and config.max_model_len > model_context:
+        raise ContextLengthExceeded(model_context, config.max_model_len)
+    share = SHARE if config.gpu_memory_utilization is None else config.gpu_memory_utilization
+    allowed = int(free * share)
+
+    def plan(context: int, pages: int) -> MemoryPlan:
+        return _lay_out(checkpoint, config, context, pages, (free, allowed, model_context, threads))
+
+    context = config.max_model_len or model_context
+    empty = plan(context, 1)
+    pages = _pages(config, empty, context)
+    fits = plan(context, pages)
+    if fits.total <= allowed and (pages - 1) * PAGE_TOKENS >= context:
+        return fits
+    return _shrink(config, plan, empty, context)
+
+
+def _pages(config: EngineConfig, empty: MemoryPlan, context: int) -> int:
+    """Pages of the pool, the null page included."""
+    page, allowed = empty.page_bytes, empty.allowed
+    room = max(0, allowed - empty.total)
+    if config.kv_cache_memory is not None:
+        return 1 + config.kv_cache_memory // page
+    if config.gpu_memory_utilization is not None:
+        return 1 + room // page
+    wanted = max(context, config.max_num_seqs * min(context, TOKENS_PER_SEQUENCE))
+    pages = -(-wanted // PAGE_TOKENS)
+    one = -(-context // PAGE_TOKENS)
+    return 1 + max(min(pages, int(empty.free * KV_SHARE) // page), min(one, room // page))
+
+
+def _shrink(
+    config: EngineConfig, plan: Callable[[int, int], MemoryPlan], empty: MemoryPlan, context: int
+) -> MemoryPlan:
+    """One sequence of full context does not fit: reduce an automatic context, else refuse."""
+    pool = config.kv_cache_memory if config.kv_cache_memory is not None else empty.allowed - empty.total
+    pages = max(0, pool // empty.page_bytes)
+    fitting = pages * PAGE_TOKENS
+    least = min(MIN_CONTEXT, context)
+    if config.max_model_len is None and fitting >= least and empty.total <= empty.allowed:
+        reduced = min(context, fitting)
+        made = plan(reduced, 1 + pages)
+        if made.total <= made.allowed:
+            return made
+    needed = plan(context, 1 + -(-context // PAGE_TOKENS))
+    regions = needed.regions
+    raise DoesNotFit(
+        f"does not fit: needs {needed.total / 2**30:.1f} GiB, {empty.allowed / 2**30:.1f} GiB allowed (weights "
+        f"{regions.weights / 2**30:.1f} + KV {regions.kv / 2**30:.1f} for {context:,} tokens + arena "
+        f"{regions.arena / 2**30:.1f}). Shorter context: --max-model-len {max(fitting, 0) // PAGE_TOKENS * PAGE_TOKENS}; "
+        "more memory for the KV cache: --kv-cache-memory or --gpu-memory-utilization; or a model file with smaller weights."
+    )
+
+
+def _lay_out(
+    checkpoint: Checkpoint, config: EngineConfig, context: int, pages: int, given: tuple[int, int, int, int]
+) -> MemoryPlan:
+    """A plan of exactly this context and pool."""
+    free, allowed, model_context, threads = given
+    model = registry.build(checkpoint, positions=context)
+    programs = trace(model.functions)
+    sources = binding.bind(checkpoint, model, weights_of(programs))
+    rows = min(config.max_num_batched_tokens, max(context, config.max_num_seqs))
+    rows = max(rows, config.max_num_seqs)
+    facts = LoweringFacts(
+        {name: source.format for name, source in sources.items()}, rows, config.max_num_seqs, context,
+        kv_dtype(config.kv_cache_dtype).name,
+    )  # fmt: skip
+    lowered = lower(programs, facts)
+    bounds = Bounds(rows, config.max_num_seqs, context, pages, threads)
+    layouts = lay_out(lowered, sources, bounds, model.vocab_size)
+    return MemoryPlan(
+        layouts, free, allowed, context, model_context, layouts.page_bytes, sources, model.vocab_size
+    )

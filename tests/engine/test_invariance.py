@@ -1,0 +1,135 @@
+"""Promise one on the native executor, bit for bit: ids and logprobs depend on the request alone.
+
+Not on the batch, chunking, preemption, the prefix cache, the block size, run-ahead or the number of threads. The tiny
+model runs every variant of the instruction set, SmolLM2 the best one at length and the others shortly.
+"""
+
+import random
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+from tests import real, tiny
+from tests.engine.native_world import Answers, Model, alone, assert_equal, drive, requests
+
+from octavo.kernels import library
+from octavo.request import Request
+
+VARIANTS = library.runnable_variants()
+
+
+@pytest.fixture(scope="module")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    return tiny.gguf_file(folder / "tiny.gguf", tiny.config(num_attention_heads=6, num_key_value_heads=2))
+
+
+class World:
+    """A model, its requests, and their answers alone: the truth that every variation must give."""
+
+    def __init__(self, model: Model, wanted: list[Request]) -> None:
+        self.model = model
+        self.wanted = wanted
+        self.truth: Answers = alone(model, wanted, run_ahead=1, prefix_caching=False)
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def world(request: pytest.FixtureRequest, tiny_gguf: Path) -> World:
+    model = Model(tiny_gguf, isa=request.param, kv_bytes=4 << 20)
+    return World(model, requests(tiny.VOCAB_SIZE, 15, longest=200))
+
+
+@cache
+def smollm2() -> World:
+    model = Model(real.model("smollm2-135m-instruct"), kv_bytes=512 << 20, max_model_len=2048)
+    return World(model, requests(49152, 10, longest=600, answer=10))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_batched_and_staggered(world: World, seed: int) -> None:
+    order = random.Random(seed)
+    mixed = order.sample(world.wanted, len(world.wanted))
+    assert_equal(drive(world.model.engine(), mixed, stagger=order), world.truth)
+
+
+@pytest.mark.parametrize("tokens", [32, 33, 47, 128])
+def test_chunked(world: World, tokens: int) -> None:
+    found = drive(world.model.engine(max_batched_tokens=tokens, prefix_caching=False), world.wanted)
+    assert_equal(found, world.truth)
+
+
+def test_chunked_by_time(world: World) -> None:
+    found = drive(world.model.engine(step_seconds=1e-5), world.wanted)
+    assert_equal(found, world.truth)
+
+
+@pytest.mark.parametrize("block_size", [16, 32, 64])
+def test_block_size_and_prefix_hits(world: World, block_size: int) -> None:
+    """The second round finds its beginnings in the cache; the third after a reset does not."""
+    core = world.model.engine(block_size=block_size)
+    for turn in range(3):
+        again = [replace(request, request_id=f"{request.request_id}t{turn}") for request in world.wanted]
+        found = drive(core, again)
+        assert_equal({(name.split("t")[0], choice): answer for (name, choice), answer in found.items()}, world.truth)
+        if turn == 1:
+            assert core.stats().hit_tokens > 0
+            core.reset_prefix_cache()
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 8])
+def test_run_ahead(world: World, ahead: int) -> None:
+    assert_equal(drive(world.model.engine(run_ahead=ahead), world.wanted), world.truth)
+
+
+def test_preempted_and_evicted(tiny_gguf: Path) -> None:
+    """So few blocks (4,096 tokens) that requests are preempted and cached prefixes evicted all the time."""
+    wanted = requests(tiny.VOCAB_SIZE, 15, longest=300, shortest=200, answer=150)
+    small = Model(tiny_gguf, kv_bytes=1 << 20)
+    truth = World(Model(tiny_gguf, kv_bytes=16 << 20), wanted).truth
+    core = small.engine()
+    assert_equal(drive(core, wanted), truth)
+    assert core.stats().preemptions > 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads(world: World, tiny_gguf: Path, threads: int) -> None:
+    model = Model(tiny_gguf, isa=world.model.isa, threads=threads, kv_bytes=4 << 20)
+    assert_equal(drive(model.engine(), world.wanted), world.truth)
+
+
+def test_float32_cache(tiny_gguf: Path) -> None:
+    wanted = requests(tiny.VOCAB_SIZE, 15)
+    world = World(Model(tiny_gguf, kv_dtype="float32"), wanted)
+    assert_equal(drive(world.model.engine(max_batched_tokens=40), wanted), world.truth)
+
+
+def test_smollm2() -> None:
+    """The real model: batched, chunked, warm cache, run-ahead."""
+    world = smollm2()
+    core = world.model.engine(run_ahead=8)
+    assert_equal(drive(core, world.wanted, stagger=random.Random(1)), world.truth)
+    again = [replace(request, request_id=request.request_id + "w") for request in world.wanted]
+    found = drive(core, again)
+    assert_equal({(name[:-1], choice): answer for (name, choice), answer in found.items()}, world.truth)
+    assert_equal(drive(world.model.engine(max_batched_tokens=45, block_size=64), world.wanted), world.truth)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_smollm2_threads(threads: int) -> None:
+    world = smollm2()
+    model = Model(world.model.path, threads=threads, kv_bytes=512 << 20, max_model_len=2048)
+    assert_equal(
+        drive(model.engine(), world.wanted[:4]),
+        {k: v for k, v in world.truth.items() if k[0] in ("r0", "r1", "r2", "r3")},
+    )
+
+
+@pytest.mark.parametrize("isa", VARIANTS[1:])
+def test_smollm2_other_variants(isa: str) -> None:
+    """64 tokens on every variant: alone on one thread equals batched on two."""
+    path = real.model("smollm2-135m-instruct")
+    wanted = requests(49152, 3, longest=40, answer=16)
+    one = Model(path, isa=isa, threads=1, kv_bytes=64 << 20, max_model_len=512)
+    two = Model(path, isa=isa, threads=2, kv_bytes=64 << 20, max_model_len=512)
+    assert_equal(drive(two.engine(), wanted), alone(one, wanted))
