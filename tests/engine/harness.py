@@ -167,7 +167,8 @@ class Harness:
         draft, roster = self.core.scheduler.flight, self.core.roster
         assert draft is not None and roster.running
         assert roster.running[0] in draft.members, "the first in order gets nothing"
-        wanted = sum(s.remaining for s in roster.running if s.remaining > 1)
+        # A choice that was resumed gets the rest of its copied block first, the remainder in the next step.
+        wanted = sum(s.remaining for s in roster.running if s.remaining > 1 and s not in draft.forked)
         given = sum(r.count for r, s in zip(draft.runs, draft.members, strict=True) if s.remaining > 1)
         decodes = sum(1 for s in roster.running if s.remaining == 1)
         assert given >= min(MIN_PREFILL, wanted, roster.max_rows - decodes), "prefill gets less than the step owes"
