@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from octavo.lowering.lowered import Arg, ArenaArg, DimArg, Fn, Imm, StepField, TableArg, WeightArg
+from octavo.lowering.lowered import ArenaArg, Arg, DimArg, Fn, Imm, StepField, TableArg, WeightArg
 
 
 @dataclass

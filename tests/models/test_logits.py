@@ -4,7 +4,7 @@ The bound is 1e-3, or twice the difference between transformers' own two kinds o
 """
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,15 @@ TINY: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """torch on one thread: its threads wait actively for each other, which costs most beside other processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def reference(path: Path, slots: int, positions: int) -> ReferenceModel:
     """Any checkpoint as a ReferenceModel with a float32 cache."""
     checkpoint = open_checkpoint(path)
@@ -71,7 +80,7 @@ def logits_of(model: Any, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor
 def stepwise(model: ReferenceModel, prompts: Sequence[Sequence[int]]) -> list[torch.Tensor]:
     """One id of every prompt a step, each prompt in its own slot -> logits of each prompt."""
     found: list[list[torch.Tensor]] = [[] for _ in prompts]
-    for at in range(max(map(len, prompts))):
+    for at in range(max(map(len, prompts), default=0)):
         runs = [Rows(slot, at, ids[at : at + 1]) for slot, ids in enumerate(prompts) if at < len(ids)]
         for run, row in zip(runs, model.logits(runs), strict=True):
             found[run.slot].append(row)
@@ -132,8 +141,8 @@ def test_smollm2_from_gguf() -> None:
 
 
 def test_smollm2_from_safetensors() -> None:
-    prompts = text_ids(real.smollm2())
-    compare(real.smollm2_safetensors(), prompts, steps=range(1, 18, 5))
+    prompts = text_ids(real.smollm2())[1:19:3]
+    compare(real.smollm2_safetensors(), prompts, steps=range(6))
 
 
 @pytest.mark.slow

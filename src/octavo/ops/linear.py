@@ -22,15 +22,17 @@ def _results(operands: Sequence[Value], attrs: Attrs) -> Results:
     return [((x.shape[0], weight.shape[0]), "f32")]
 
 
-def _bound(attrs: Attrs, x: Array, weight: Array) -> Floats64:
+def _bound(attrs: Attrs, x: Array, weight: Array, *, quantized: bool = False) -> Floats64:
     """gamma(K + 8) on the sum of magnitudes. x and weight are dequantized [M, K] and [N, K].
 
     A quantized weight is d * q + m with |d * q| and |m| at most twice the largest weight of its column, which is what
     cancels in the sum; its integers are exact, so that this bound is generous there.
     """
     rows, columns = np.abs(x.astype(np.float64)), np.abs(weight.astype(np.float64))
-    cancelled = rows.sum(axis=1)[:, None] * columns.max(axis=1, initial=0.0)[None, :]
-    bound: Floats64 = 2 * gamma(x.shape[1] + 8) * (rows @ columns.T + 4 * cancelled)
+    magnitude = rows @ columns.T
+    if quantized:
+        magnitude += 4 * rows.sum(axis=1)[:, None] * columns.max(axis=1, initial=0.0)[None, :]
+    bound: Floats64 = 2 * gamma(x.shape[1] + 8) * magnitude
     return bound
 
 

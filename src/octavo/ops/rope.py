@@ -12,7 +12,7 @@ from octavo.program.symbols import Sum
 def _bound(attrs: Attrs, x: Array, positions: Array, cos: Array, sin: Array) -> Floats64:
     """Each result is a sum of two products: three roundings, on magnitudes |x1 cos| + |x2 sin|."""
     head_dim, rotary = attrs["head_dim"], attrs["rotary"]
-    heads = np.abs(x.astype(np.float64)).reshape(len(x), -1, head_dim)
+    heads = np.abs(x.astype(np.float64)).reshape(len(x), x.shape[1] // head_dim, head_dim)
     c, s = (np.abs(table[positions].astype(np.float64))[:, None, :] for table in (cos, sin))
     first, second = heads[..., : rotary // 2], heads[..., rotary // 2 : rotary]
     magnitude = np.zeros_like(heads)

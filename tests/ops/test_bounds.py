@@ -1,0 +1,169 @@
+"""Each op's bound holds: the float32 reference is within it of the same formula in float64, over odd shapes.
+
+The bounds are for two float32 evaluations; one that is too tight fails here, and so does one that is useless: a result
+that is off by a hundredth must lie outside.
+"""
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from octavo.kernels.reference.activation import silu_mul
+from octavo.kernels.reference.attention import attention
+from octavo.kernels.reference.embedding import embedding, gather_rows
+from octavo.kernels.reference.linear import linear
+from octavo.kernels.reference.norm import rms_norm
+from octavo.kernels.reference.quantize import quantize
+from octavo.kernels.reference.rope import rope
+from octavo.ops.activation import SILU_MUL
+from octavo.ops.attention import ATTENTION
+from octavo.ops.embedding import EMBEDDING, GATHER_ROWS
+from octavo.ops.linear import LINEAR
+from octavo.ops.norm import RMS_NORM
+from octavo.ops.rope import ROPE
+
+Floats = NDArray[np.float32]
+SEEDS = st.integers(0, 2**32 - 1)
+ROWS = st.sampled_from([0, 1, 2, 7])
+SCALES = st.sampled_from([1e-6, 1.0, 30.0])
+
+
+def normal(random: np.random.Generator, *shape: int, scale: float = 1.0) -> Floats:
+    return (random.standard_normal(shape) * scale).astype(np.float32)
+
+
+def within(found: torch.Tensor, exact: NDArray[np.float64], bound: NDArray[np.float64]) -> None:
+    assert found.shape == exact.shape == bound.shape
+    assert (np.abs(found.numpy().astype(np.float64) - exact) <= bound).all()
+    if np.abs(exact).max(initial=0.0) > 1e-12:
+        assert not (np.abs(found.numpy() * 1.01 - exact) <= bound).all()
+
+
+@given(SEEDS, ROWS, st.sampled_from([1, 31, 97, 576]), SCALES)
+def test_rms_norm(seed: int, rows: int, width: int, scale: float) -> None:
+    random = np.random.default_rng(seed)
+    x, w = normal(random, rows, width, scale=scale), normal(random, width)
+    exact = x.astype(np.float64) / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-5) * w
+    found = rms_norm(torch.from_numpy(x), torch.from_numpy(w), eps=1e-5)
+    within(found, exact, RMS_NORM.bound({"eps": 1e-5}, x, w))
+
+
+@given(SEEDS, ROWS, st.sampled_from([1, 32, 97, 576]), st.sampled_from([1, 5, 33]), SCALES)
+def test_linear(seed: int, rows: int, k: int, n: int, scale: float) -> None:
+    random = np.random.default_rng(seed)
+    x, w = normal(random, rows, k, scale=scale), normal(random, n, k)
+    exact = x.astype(np.float64) @ w.astype(np.float64).T
+    bound = LINEAR.bound({}, x, w)
+    within(linear(torch.from_numpy(x), torch.from_numpy(w)), exact, bound)
+    assert (bound <= LINEAR.bound({}, x, w, quantized=True)).all()
+
+
+@given(SEEDS, ROWS, st.sampled_from([(16, 16), (64, 64), (80, 20), (96, 96)]))
+def test_rope(seed: int, rows: int, heads: tuple[int, int]) -> None:
+    random = np.random.default_rng(seed)
+    head_dim, rotary = heads
+    x = normal(random, rows, 3 * head_dim)
+    positions = random.integers(0, 50, rows).astype(np.int32)
+    angles = random.uniform(-3, 3, (50, rotary // 2))
+    cos, sin = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    exact = x.astype(np.float64).reshape(rows, 3, head_dim).copy()
+    turned = (exact[..., : rotary // 2] + 1j * exact[..., rotary // 2 : rotary]) * (
+        cos.astype(np.float64)[positions] + 1j * sin.astype(np.float64)[positions]
+    )[:, None, :]
+    exact[..., : rotary // 2], exact[..., rotary // 2 : rotary] = turned.real, turned.imag
+    attrs = {"head_dim": head_dim, "rotary": rotary}
+    found = rope(*map(torch.from_numpy, (x, positions, cos, sin)), **attrs)
+    bound = ROPE.bound(attrs, x, positions, cos, sin)
+    within(found, exact.reshape(x.shape), bound)
+    assert (bound.reshape(rows, 3, head_dim)[..., rotary:] == 0).all()
+
+
+@given(SEEDS, ROWS, st.sampled_from([1, 33, 128]), st.sampled_from([1.0, 40.0]))
+def test_silu_mul(seed: int, rows: int, n: int, scale: float) -> None:
+    random = np.random.default_rng(seed)
+    gate, up = normal(random, rows, n, scale=scale), normal(random, rows, n)
+    g = gate.astype(np.float64)
+    exact = g * np.exp(-np.logaddexp(0, -g)) * up
+    within(silu_mul(torch.from_numpy(gate), torch.from_numpy(up)), exact, SILU_MUL.bound({}, gate, up))
+
+
+@given(SEEDS, st.sampled_from([1, 16, 31, 70]), st.sampled_from([(4, 4), (6, 2), (7, 1)]), SCALES)
+def test_attention(seed: int, keys: int, heads: tuple[int, int], scale: float) -> None:
+    random = np.random.default_rng(seed)
+    (q_heads, kv_heads), head_dim = heads, 16
+    pages = -(-keys // 16)
+    q = normal(random, 1, q_heads * head_dim, scale=scale)
+    k, v = (normal(random, 1 + pages, 16, kv_heads, head_dim) for _ in range(2))
+    rows = (np.zeros(1, np.int32), np.zeros(1, np.int32), np.array([keys], np.int32))
+    page = 1 + random.permutation(pages).astype(np.int32)[None]
+    attrs = {"scale": head_dim**-0.5}
+    found = attention(
+        torch.from_numpy(q), torch.from_numpy(k), torch.from_numpy(v),
+        tuple(map(torch.from_numpy, (*rows, page))), head_dim=head_dim, scale=attrs["scale"],
+    )  # fmt: skip
+    seen_k, seen_v = (pool[page[0]].reshape(-1, kv_heads, head_dim)[:keys] for pool in (k, v))
+    queries = q.reshape(q_heads, head_dim)
+    repeated_k, repeated_v = (np.repeat(x.astype(np.float64), q_heads // kv_heads, axis=1) for x in (seen_k, seen_v))
+    scores = np.einsum("hd,khd->hk", queries.astype(np.float64), repeated_k) * attrs["scale"]
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    exact = np.einsum("hk,khd->hd", weights / weights.sum(1, keepdims=True), repeated_v)
+    bound = ATTENTION.bound(attrs, queries, seen_k, seen_v)
+    assert (np.abs(found.numpy().reshape(exact.shape) - exact) <= bound).all()
+    assert bound.max() < 1e-3 * max(1.0, scale)
+
+
+def test_a_row_that_sees_nothing_is_zero() -> None:
+    pool = torch.full((2, 16, 1, 8), torch.nan)
+    rows = tuple(torch.tensor(x, dtype=torch.int32) for x in ([0], [3], [3], [[1]]))
+    assert attention(torch.ones(1, 8), pool, torch.zeros(2, 16, 1, 8), rows, head_dim=8, scale=1.0).eq(0).all()
+
+
+def test_keys_outside_the_interval_do_not_matter() -> None:
+    random = np.random.default_rng(1)
+    q, k, v = (torch.from_numpy(normal(random, *shape)) for shape in ((2, 16), (3, 16, 1, 8), (3, 16, 1, 8)))
+    rows = tuple(torch.tensor(x, dtype=torch.int32) for x in ([0, 0], [2, 5], [20, 9], [[1, 2]]))
+    before = attention(q, k, v, rows, head_dim=8, scale=0.3)
+    k[1, :2], v[1, :2], k[2, 4:], v[0] = 1e9, 1e9, -1e9, torch.nan
+    assert torch.equal(attention(q, k, v, rows, head_dim=8, scale=0.3), before)
+
+
+@given(SEEDS, st.integers(0, 5))
+def test_embedding_and_gather(seed: int, rows: int) -> None:
+    random = np.random.default_rng(seed)
+    table, ids = normal(random, 10, 33), random.integers(0, 10, rows).astype(np.int32)
+    found = embedding(torch.from_numpy(ids), torch.from_numpy(table), scale=7.3)
+    exact = table[ids].astype(np.float64) * 7.3
+    assert (np.abs(found.numpy() - exact) <= EMBEDDING.bound({"scale": 7.3}, ids, table)).all()
+    assert torch.equal(gather_rows(torch.from_numpy(table), torch.from_numpy(ids)), torch.from_numpy(table[ids]))
+    assert GATHER_ROWS.bound({}, table, ids).shape == (rows, 33)
+
+
+@given(SEEDS, ROWS, st.sampled_from([32, 96, 576]), SCALES)
+def test_quantized_rows(seed: int, rows: int, k: int, scale: float) -> None:
+    """Against the definition of native/kernel.h in numpy float32, group by group."""
+    random = np.random.default_rng(seed)
+    x = normal(random, rows, k, scale=scale)
+    x[:, :32] *= random.integers(0, 2, (rows, 1)).astype(np.float32)
+    found = quantize(torch.from_numpy(x))
+    for row in range(rows):
+        for group in range(k // 32):
+            values = x[row, 32 * group : 32 * group + 32]
+            largest = np.abs(values).max()
+            factor = np.float32(127) / largest if largest > 0 else np.float32(0)
+            codes = found.x[row, 32 * group : 32 * group + 32].numpy()
+            np.testing.assert_array_equal(codes, np.rint(values * factor).astype(np.int8))
+            assert found.scale[row, group].item() == largest / np.float32(127)
+    difference = np.abs(found.dequantize().numpy() - x)
+    assert (difference <= 0.5001 * np.repeat(found.scale.numpy(), 32, axis=1) + 1e-30).all()
+
+
+def test_scores_are_capped_and_sinks_take_weight() -> None:
+    random = np.random.default_rng(2)
+    q, k, v = (torch.from_numpy(normal(random, *shape)) for shape in ((1, 16), (2, 16, 1, 8), (2, 16, 1, 8)))
+    rows = tuple(torch.tensor(x, dtype=torch.int32) for x in ([0], [0], [3], [[1]]))
+    found = attention(q, k, v, rows, head_dim=8, scale=1.0, softcap=0.5, sinks=torch.tensor([1.0, -2.0]))
+    scores = 0.5 * torch.tanh(torch.einsum("hd,kd->hk", q.view(2, 8), k[1, :3, 0]) / 0.5)
+    weights = torch.softmax(torch.cat((scores, torch.tensor([[1.0], [-2.0]])), dim=1), dim=1)[:, :3]
+    torch.testing.assert_close(found.view(2, 8), weights @ v[1, :3, 0])
