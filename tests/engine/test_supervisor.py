@@ -231,11 +231,12 @@ async def test_epochs_of_dead_engines_are_dropped(slow: Supervisor) -> None:
     stream = client.submit(request("e", 2000))
     first = await anext(stream)
     known = sum(len(item.token_ids) for item in first)
-    client._received(Outputs(0, 1, [ChoiceOutput("e", 0, 999, [1, 2, 3])]))
-    client._received(Outputs(1, 1, [ChoiceOutput("e", 0, 0, first[0].token_ids)]))
+    (name,) = client._streams
+    client._received(Outputs(0, 1, [ChoiceOutput(name, 0, 999, [1, 2, 3])]))
+    client._received(Outputs(1, 1, [ChoiceOutput(name, 0, 0, list(first[0].token_ids))]))
     second = await anext(stream)
     assert [item.index for item in second if item.token_ids][0] == known
-    client._received(Outputs(1, 1, [ChoiceOutput("e", 0, 10**6, [1])]))
+    client._received(Outputs(1, 1, [ChoiceOutput(name, 0, 10**6, [1])]))
     with pytest.raises(OctavoError, match="lost"):
         while True:
             await anext(stream)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Protocol
 
 from octavo import logs
@@ -19,6 +20,7 @@ from octavo.engine.messages import (
     Abort,
     Answer,
     Ask,
+    BrokenMessage,
     ChoiceOutput,
     EngineInfo,
     EngineMessage,
@@ -59,6 +61,7 @@ class _Stream:
         known = {resume.choice: len(resume.emitted_ids) for resume in request.resume}
         self.next_index = [known.get(choice, 0) for choice in range(request.params.n)]
         self.open = set(range(request.params.n))
+        self.request_id = request.request_id
         self.items: list[ChoiceOutput] = []
         self.error: OctavoError | None = None
         self.begun = bool(known)
@@ -79,6 +82,7 @@ class _Stream:
             item.index = expected
             if not item.token_ids and item.finish is None:
                 return
+        item.request = self.request_id
         self.next_index[item.choice] = expected + len(item.token_ids)
         self.begun = self.begun or bool(item.token_ids)
         if item.finish is not None:
@@ -98,7 +102,8 @@ class EngineClient:
         self._info: EngineInfo | None = None
         self._link: Link | None = None
         self._epoch = 0
-        self._streams: dict[str, _Stream] = {}
+        self._streams: dict[str, _Stream] = {}  # by the name that the engine knows a request by
+        self._names: dict[str, str] = {}  # request id -> that name
         self._questions: dict[int, asyncio.Future[EngineStats]] = {}
         self._number = 0
         self._idle = asyncio.Event()
@@ -146,15 +151,18 @@ class EngineClient:
         """
         link = self._admit(request)
         stream = _Stream(request)
-        self._streams[request.request_id] = stream
+        self._number += 1
+        # An id may be used again while words about its last owner are under way: the engine knows each by another name.
+        name = self._names[request.request_id] = f"{self._number}-{request.request_id}"
+        self._streams[name] = stream
         self._idle.clear()
         epoch = self._epoch
         sent = False
         try:
             try:
-                await link.send(Submit(epoch, request))
-            except UnicodeEncodeError:
-                raise InvalidRequest("A string of the request is not valid Unicode.", param="request_id") from None
+                await link.send(Submit(epoch, replace(request, request_id=name)))
+            except (UnicodeEncodeError, BrokenMessage) as error:
+                raise InvalidRequest(f"The request cannot be sent to the engine: {error}.") from None
             sent = True
             while stream.open or stream.items:
                 if not stream.items and stream.error is None:
@@ -166,9 +174,10 @@ class EngineClient:
                 elif stream.error is not None:
                     raise stream.error
         finally:
-            del self._streams[request.request_id]
+            del self._streams[name]
+            del self._names[request.request_id]
             if sent and stream.open and stream.error is None:
-                self._post(Abort(epoch, request.request_id))
+                self._post(Abort(epoch, name))
             if not self._streams:
                 self._idle.set()
 
@@ -181,14 +190,15 @@ class EngineClient:
             raise Unavailable("The engine is being restarted.", retry_after=2.0)
         if len(request.prompt_ids) >= self.info.max_model_len:
             raise ContextLengthExceeded(self.info.max_model_len, len(request.prompt_ids), param="prompt")
-        if request.request_id in self._streams:
+        if request.request_id in self._names:
             raise InvalidRequest(f"Request id {request.request_id!r} is in use.", param="request_id")
         return self._link
 
     async def abort(self, request_id: str, choice: int | None = None, kept: int | None = None) -> None:
         """End a request, or one choice. kept: how many of its ids the front kept. Unknown ids are no error."""
-        if request_id in self._streams:
-            self._post(Abort(self._epoch, request_id, choice, kept))
+        name = self._names.get(request_id)
+        if name is not None:
+            self._post(Abort(self._epoch, name, choice, kept))
 
     # Questions
 
