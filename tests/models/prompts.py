@@ -13,7 +13,7 @@ PROMPTS = (
     "Once upon a time",
     "What is the difference between a list and a tuple in Python?",
     "def fibonacci(n):\n    a, b = 0, 1\n    for _ in range(n):\n        a, b = b, a + b\n    return",
-    "#include <stdio.h>\nint main(void) {\n  for (int i = 0; i < 10; i++) printf(\"%d\\n\", i);\n",
+    '#include <stdio.h>\nint main(void) {\n  for (int i = 0; i < 10; i++) printf("%d\\n", i);\n',
     "SELECT name, count(*) FROM orders WHERE price > 10 GROUP BY name ORDER BY",
     '{"name": "octavo", "version": [1, 2, 3], "tags": {"fast": true, "small":',
     "Der schnelle braune Fuchs springt über den faulen Hund und schläft dann ein.",

@@ -61,9 +61,7 @@ class ReferenceExecutor:
             for name, module in KERNELS.items()
         }
 
-    def run(
-        self, program: Program, inputs: Mapping[str, Any], observe: Observer | None = None
-    ) -> dict[str, Any]:
+    def run(self, program: Program, inputs: Mapping[str, Any], observe: Observer | None = None) -> dict[str, Any]:
         """Output name -> tensor (or QuantizedRows). `observe(node, result)` is told of every node.
 
         Raises KeyError for a missing input or weight. Inputs that only order writes (dtype state) are not asked for.

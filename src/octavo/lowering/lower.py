@@ -82,9 +82,7 @@ def lower(programs: Mapping[str, Program], facts: LoweringFacts) -> Lowered:
     )
 
 
-def _node(
-    number: int, name: str, phase: Phase, places: _Places, weights: Mapping[str, PackedWeight]
-) -> LoweredNode:
+def _node(number: int, name: str, phase: Phase, places: _Places, weights: Mapping[str, PackedWeight]) -> LoweredNode:
     args = arguments(phase, places.scope(number, name, weights))
     origin = _origin(name, phase, places)
     workspace = next((b.row_bytes for b in places.buffers.values() if b.name == f"{name}.{number}.workspace"), 0)

@@ -65,9 +65,7 @@ def _file_names(checkpoint: Checkpoint, model: Model) -> dict[str, str]:
     return found
 
 
-def _source(
-    checkpoint: Checkpoint, model: Model, name: str, tensor: str, shape: tuple[int, ...]
-) -> WeightSource:
+def _source(checkpoint: Checkpoint, model: Model, name: str, tensor: str, shape: tuple[int, ...]) -> WeightSource:
     info = checkpoint.tensors[tensor]
     if tuple(info.shape) != shape:
         raise CheckpointError(

@@ -45,4 +45,3 @@ def build(checkpoint: Checkpoint, *, positions: int) -> Model:
     from_config = getattr(importlib.import_module(module), function)
     model: Model = from_config(checkpoint.config, positions=positions)
     return model
-

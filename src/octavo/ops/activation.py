@@ -13,7 +13,8 @@ def _bound(attrs: Attrs, gate: Array, up: Array) -> Floats64:
     """exp to 4 ulp, a sum, a quotient and two products; a sigmoid below the smallest normal float may be zero."""
     g, u = gate.astype(np.float64), up.astype(np.float64)
     sigmoid = np.exp(-np.logaddexp(0.0, -g))
-    bound: Floats64 = 2 * gamma(9) * np.abs(g * sigmoid * u) + 2 * TINY * np.maximum(1.0, np.abs(g)) * np.maximum(1.0, np.abs(u))
+    flushed = 2 * TINY * np.maximum(1.0, np.abs(g)) * np.maximum(1.0, np.abs(u))
+    bound: Floats64 = 2 * gamma(9) * np.abs(g * sigmoid * u) + flushed
     return bound
 
 

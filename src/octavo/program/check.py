@@ -5,7 +5,7 @@ It knows names, shapes and order; what an op means is the op's own matter. A fai
 
 from __future__ import annotations
 
-from octavo.program.graph import DTYPES, Program, Value
+from octavo.program.graph import DTYPES, Node, Program, Value
 
 
 class MalformedProgram(AssertionError):
@@ -17,27 +17,30 @@ def check(program: Program) -> None:
     known: set[Value] = {*program.inputs.values(), *program.weights.values(), *program.table_values.values()}
     regions: list[str] = []
     for node in program.nodes:
-        where = f"{program.name}: {node!r}"
         for value in node.operands:
             if value not in known:
-                raise MalformedProgram(f"{where}: {value!r} is used before it is made or belongs to another Program")
+                raise _malformed(program, node, f"{value!r} is used before it is made or belongs to another Program")
         for value in node.outputs:
             if value in known:
-                raise MalformedProgram(f"{where}: {value!r} is made twice")
+                raise _malformed(program, node, f"{value!r} is made twice")
             if value.producer is not node:
-                raise MalformedProgram(f"{where}: {value!r} names another producer")
+                raise _malformed(program, node, f"{value!r} names another producer")
             if value.dtype not in DTYPES:
-                raise MalformedProgram(f"{where}: unknown dtype {value.dtype}")
+                raise _malformed(program, node, f"unknown dtype {value.dtype}")
             known.add(value)
         if not node.region:
-            raise MalformedProgram(f"{where}: has no region")
+            raise _malformed(program, node, "has no region")
         if node.region in regions and regions[-1] != node.region:
-            raise MalformedProgram(f"{where}: region {node.region} was left before")
+            raise _malformed(program, node, f"region {node.region} was left before")
         if not regions or regions[-1] != node.region:
             regions.append(node.region)
         group = node.attrs.get("group")
         if group is not None and not 0 <= group < len(program.states):
-            raise MalformedProgram(f"{where}: no state group {group}")
+            raise _malformed(program, node, f"no state group {group}")
     for name, value in program.outputs.items():
         if value not in known:
             raise MalformedProgram(f"{program.name}: output {name} is not made")
+
+
+def _malformed(program: Program, node: Node, what: str) -> MalformedProgram:
+    return MalformedProgram(f"{program.name}: {node!r}: {what}")

@@ -152,9 +152,7 @@ class Program:
         """A constant table as a Value; tables of one name are one."""
         if table.name not in self.tables:
             self.tables[table.name] = table
-            self.table_values[table.name] = Value(
-                self, table.name, tuple(map(constant, table.shape)), "f32", "table"
-            )
+            self.table_values[table.name] = Value(self, table.name, tuple(map(constant, table.shape)), "f32", "table")
         return self.table_values[table.name]
 
     def state(self, *, kv_heads: int, head_dim: int, window: int) -> tuple[int, int]:
