@@ -1,6 +1,7 @@
 """The front's half over an engine in a thread: the same answers as over a socket, errors before the first item."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -120,10 +121,18 @@ async def test_an_engine_that_raises_ends_every_stream():
     await client.close()
 
 
+class SlowRunner(ScriptedRunner):
+    """5 ms a step."""
+
+    def run(self, step: Step) -> StepResult:
+        time.sleep(0.005)
+        return super().run(step)
+
+
 async def test_closing_ends_open_streams():
-    client = await EngineClient.in_process(setup())
+    client = await EngineClient.in_process(setup(SlowRunner(make_facts(pages=200, max_model_len=400)), run_ahead=1))
     stream = asyncio.create_task(collect(client, request("r", max_tokens=390, ignore_eos=True)))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
     await client.close()
     with pytest.raises(Unavailable):
         await stream

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import sys
 import threading
 from collections.abc import Callable
 
 from octavo import logs
-from octavo.engine.core import EngineCore, EngineLoop, EngineSetup, tune_interpreter
+from octavo.engine.core import SWITCH_INTERVAL, EngineCore, EngineLoop, EngineSetup
 from octavo.engine.flight_record import FlightRecord
 from octavo.engine.messages import VERSION, Dead, EngineMessage, FrontMessage, Hello, Shutdown
 
@@ -65,7 +66,7 @@ class ThreadLink:
 
     def _run(self) -> None:
         try:
-            tune_interpreter()
+            sys.setswitchinterval(SWITCH_INTERVAL)  # nothing is frozen for the collector: the process is the user's
             EngineLoop(self._core, self._port, self._flight).serve()
         except Exception as error:  # the engine is over; whoever waits is told, as when a process dies
             logs.get("engine").exception("the engine ends")
@@ -94,4 +95,5 @@ class ThreadLink:
         self.post(Shutdown(self._core.epoch))
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+        self._received, self._ended = (lambda message: None), (lambda reason: None)  # no cycle keeps the model alive
         self._flight.close()

@@ -30,6 +30,7 @@ from octavo.engine.messages import (
 
 _HEADER = struct.Struct("<I")
 READ_BYTES = 1 << 18
+MAX_READS = 16  # of one peer between two steps: 4 MiB, so that nobody holds up the steps of all
 MAX_BACKLOG = 64 << 20  # bytes that a front may leave unread before its connection is ended: minutes of tokens
 MAX_PEERS = 16
 CLOSE_SECONDS = 1.0  # for the last message to be taken
@@ -157,11 +158,15 @@ class SocketPort:
 
     def _read(self, peer: Peer, came: list[tuple[Peer, FrontMessage | None]]) -> None:
         try:
-            data = peer.connection.recv(READ_BYTES)
-            if not data:
-                peer.open = False
-            for each in peer.reader.feed(data):
-                came.append((peer, decode_front(each)))
+            for _ in range(MAX_READS):
+                data = peer.connection.recv(READ_BYTES)
+                peer.open = bool(data)
+                for each in peer.reader.feed(data):
+                    came.append((peer, decode_front(each)))
+                if len(data) < READ_BYTES:
+                    break
+        except BlockingIOError:
+            pass  # exactly what had come has been read
         except (BrokenMessage, OSError) as error:
             logs.get("engine").warning("a connection ends: %s", error)
             peer.open = False
