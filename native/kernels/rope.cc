@@ -65,6 +65,7 @@ static void kv_write(const i64* args, const Run& run, Tile& tile) {
   for (i64 r = 0; r < tile.rows; r++) {
     const i64 slot = run.step->row_slot[tile.row0 + r], position = run.step->row_pos[tile.row0 + r];
     const i64 page = slots.page[(slot * slots.G + group.index) * slots.P + position / kPage];
+    if (page < 0 || page >= group.pages) __builtin_trap();  // a row without a page: a fault of the engine
     const int at = static_cast<int>(position % kPage);
     for (i64 c = 0; c < tile.cols; c += group.head_dim) {
       const i64 head = (tile.col0 + c) / group.head_dim;
