@@ -2,8 +2,8 @@
 
     python bench/compare.py [--model FILE.gguf] [--rounds 5] [--out docs/benchmarks/NAME.md]
 
-Octavo runs through `LLM.generate` (Python, scheduler and sampler included): random ids, greedy, ignore_eos, bf16 KV,
-prefix cache off. Prefill is 512 ids in one step; a decode rate is (time of 65 tokens - time of 1 token) / 64 steps times
+Octavo runs through `LLM.generate` (Python, scheduler and sampler included): random ids, greedy, ignore_eos, bf16
+KV, prefix cache off. Prefill is 512 ids in one step; a decode rate is (time of 65 tokens - time of 1 token) / 64 steps times
 the batch, with 128 ids in. Prints CPU, ceilings, medians and spreads, and the ratio to each peer.
 """
 
@@ -87,8 +87,8 @@ def table(results: dict[str, list[Rates]]) -> str:
 def described(ceilings: Ceilings) -> str:
     machine = read_machine()
     return (
-        f"CPU {machine.cpu_name} ({machine.cpu_id}), {ceilings.threads} threads, variant {ceilings.isa}; ceilings: read "
-        f"{ceilings.read_bytes_per_second / 1e9:.1f} GB/s, int8 {ceilings.int8_ops_per_second / 1e9:,.0f} GOP/s, "
+        f"CPU {machine.cpu_name} ({machine.cpu_id}), {ceilings.threads} threads, variant {ceilings.isa}; ceilings: "
+        f"read {ceilings.read_bytes_per_second / 1e9:.1f} GB/s, int8 {ceilings.int8_ops_per_second / 1e9:,.0f} GOP/s, "
         f"bf16 {ceilings.bf16_flops_per_second / 1e9:,.0f} GFLOP/s"
     )
 
@@ -110,7 +110,8 @@ def main() -> None:
         for engine in engines:
             print(f"round {turn + 1} of {args.rounds}: {engine.name}", file=sys.stderr)
             results[engine.name].append(engine.run(model))
-    text = f"{head}\n\n{model.name}, {PROMPT} ids in, {ANSWER} out, {args.rounds} rounds, median (least to most)\n\n{table(results)}\n"
+    what = f"{model.name}, {PROMPT} ids in, {ANSWER} out, {args.rounds} rounds, median (least to most)"
+    text = f"{head}\n\n{what}\n\n{table(results)}\n"
     print(text)
     if args.out:
         args.out.write_text(f"# {args.out.stem}\n\n{text}")

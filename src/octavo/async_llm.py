@@ -251,9 +251,7 @@ class AsyncLLM:
         seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
         words = tuple(ids for word in params.bad_words for ids in self._bad_word(word))
         pack_bad_words(words)  # refuses what does not fit
-        return Request(
-            request_id, facts.token_ids, params, seed, bad_word_ids=words, salt=salt, priority=priority
-        )
+        return Request(request_id, facts.token_ids, params, seed, bad_word_ids=words, salt=salt, priority=priority)
 
     def _bad_word(self, word: str) -> list[tuple[int, ...]]:
         """Ids of a bad word at the start of a text and after a space, as vLLM does."""
@@ -262,30 +260,54 @@ class AsyncLLM:
         return sorted(ids for ids in made if ids)
 
 
-async def collect(generation: Generation) -> AsyncIterator[RequestOutput]:
-    """Events -> vLLM's RequestOutputs, one after each batch of events, cumulative."""
-    params = generation.request.params
-    outputs = [
-        CompletionOutput(i, "", [], None if params.logprobs is None else 0.0, None if params.logprobs is None else [])
-        for i in range(params.n)
-    ]
-    async for events in generation:
+class _Collector:
+    """Events of a generation -> vLLM's RequestOutput."""
+
+    def __init__(self, generation: Generation) -> None:
+        params = generation.request.params
+        total = None if params.logprobs is None else 0.0
+        self._generation = generation
+        self._text = params.detokenize
+        self._choices = [
+            CompletionOutput(i, "", [], total, None if params.logprobs is None else []) for i in range(params.n)
+        ]
+
+    def take(self, events: list[Event]) -> None:
         for event in events:
-            choice = outputs[event.index]
+            choice = self._choices[event.index]
             if isinstance(event, TextDelta):
-                _append(choice, event, params.detokenize)
+                _append(choice, event, self._text)
             else:
                 choice.finish_reason, choice.stop_reason = str(event.reason), event.stop_reason
-        prompt = generation.prompt
-        yield RequestOutput(
-            generation.request.request_id,
+
+    def output(self) -> RequestOutput:
+        """What there is so far; its choices grow with the next events."""
+        prompt = self._generation.prompt
+        return RequestOutput(
+            self._generation.request.request_id,
             prompt.text,
             list(prompt.token_ids),
             prompt.logprobs,
-            outputs,
-            all(choice.finished() for choice in outputs),
+            self._choices,
+            all(choice.finished() for choice in self._choices),
             prompt.cached_tokens,
         )
+
+
+async def collect(generation: Generation) -> AsyncIterator[RequestOutput]:
+    """RequestOutputs, one after each batch of events, cumulative."""
+    collector = _Collector(generation)
+    async for events in generation:
+        collector.take(events)
+        yield collector.output()
+
+
+async def gather(generation: Generation) -> RequestOutput:
+    """The finished RequestOutput."""
+    collector = _Collector(generation)
+    async for events in generation:
+        collector.take(events)
+    return collector.output()
 
 
 def _append(choice: CompletionOutput, delta: TextDelta, text: bool) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from octavo.async_llm import AsyncLLM, Generation, collect
+from octavo.async_llm import AsyncLLM, Generation, gather
 from octavo.errors import InvalidRequest
 from octavo.request import ChatRequest, RequestOutput
 from octavo.sampling_params import SamplingParams
@@ -75,7 +75,12 @@ class LLM:
         calls = [
             self.llm.submit_chat(
                 ChatRequest(
-                    each, param, add_generation_prompt, continue_final_message, chat_template, chat_template_kwargs or {}
+                    each,
+                    param,
+                    add_generation_prompt,
+                    continue_final_message,
+                    chat_template,
+                    chat_template_kwargs or {},
                 )
             )
             for each, param in zip(listed, params, strict=True)
@@ -149,12 +154,7 @@ async def _gather(calls: Sequence[Coroutine[Any, Any, Generation]], bar: bool) -
     with _Progress(len(calls), bar) as progress:
 
         async def last(generation: Generation) -> RequestOutput:
-            output: RequestOutput | None = None
-            outputs: AsyncIterator[RequestOutput] = collect(generation)
-            async for output in outputs:
-                pass
-            if output is None:
-                raise RuntimeError("a generation ended without an output")
+            output = await gather(generation)
             progress.advance(generation.usage.completion_tokens)
             return output
 
@@ -171,7 +171,13 @@ class _Progress:
             from rich.console import Console  # drawn only here: 40 ms
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-            columns = ("prompts", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[rate]}"))
+            columns = (
+                "prompts",
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[rate]}"),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True), transient=False)
             self._task = self._bar.add_task("prompts", total=total, rate="")
 

@@ -123,7 +123,9 @@ def sampling_defaults(checkpoint: Checkpoint, text: TextConfig) -> dict[str, Any
         try:
             stated = json.loads(file.read_bytes())
         except (OSError, ValueError) as error:
-            raise ConfigError(f"--generation-config: cannot read {file}: {error}.", flag="--generation-config") from None
+            raise ConfigError(
+                f"--generation-config: cannot read {file}: {error}.", flag="--generation-config"
+            ) from None
     stated = {**stated, **(text.override_generation_config or {})}
     made = {name: stated[name] for name in DEFAULTED if stated.get(name) is not None}
     own = {name: getattr(text, name) for name in ("temperature", "top_p", "top_k", "min_p", "seed")}

@@ -61,9 +61,7 @@ def load_model(path: Path, config: EngineConfig, report: Report | None = None) -
     progress = None if report is None else lambda done, total: report("load", done, total)
     executor.load(checkpoint, plan.sources, progress)
     executor.facts = executor.facts.named(fingerprint(digest, executor.isa, plan, config))
-    return LoadedModel(
-        checkpoint, plan, executor, Runner(executor), machine, threads, time.perf_counter() - begin
-    )
+    return LoadedModel(checkpoint, plan, executor, Runner(executor), machine, threads, time.perf_counter() - begin)
 
 
 def decide_threads(config: EngineConfig, machine: Machine) -> int:
@@ -127,7 +125,13 @@ def fit_cost(runner: Runner) -> CostModel:
     appended = tuple(PagesAppended(0, group.index, 0, pages) for group in facts.groups)
     runner.run(Step(0, (RowRun(0, 0, length, True),), (opened,), (), appended, pages))
     timed = []
-    for start, rows in ((0, 1), (0, 1), (0, min(32, length)), (0, min(64, length)), (length - min(64, length), min(64, length))):
+    for start, rows in (
+        (0, 1),
+        (0, 1),
+        (0, min(32, length)),
+        (0, min(64, length)),
+        (length - min(64, length), min(64, length)),
+    ):
         step = Step(0, (RowRun(0, start, rows, start + rows == length),))
         stats = runner.run(step).stats
         timed.append(TimedStep(rows, stats.visible_keys, stats.native_seconds))
@@ -162,7 +166,11 @@ def summary(loaded: LoadedModel, config: EngineConfig) -> list[str]:
     arena = regions.arena + regions.slots + regions.step + regions.scratch + regions.tables
     kv = plan.layouts.lowered.groups[0].layout.split(".")[1] if plan.layouts.lowered.groups else "none"
     blocks = plan.kv_tokens // config.block_size
-    reduced = f" (reduced from {plan.model_context:,} to fit)" if plan.context < plan.model_context and config.max_model_len is None else ""
+    reduced = (
+        f" (reduced from {plan.model_context:,} to fit)"
+        if plan.context < plan.model_context and config.max_model_len is None
+        else ""
+    )
     quota = "" if machine.quota is None else f"; cgroup quota {machine.quota:.1f}"
     chosen = "as asked" if config.threads is not None else f"physical cores{quota}"
     return [
@@ -174,8 +182,8 @@ def summary(loaded: LoadedModel, config: EngineConfig) -> list[str]:
         f"{_size(plan.runtime)} = {_size(plan.total)} of {_size(plan.allowed)} allowed",
         f"KV cache  {plan.kv_tokens:,} tokens ({kv}, {blocks:,} blocks of {config.block_size}) · "
         f"{plan.kv_tokens / plan.context:.1f} requests at full context",
-        f"batch     up to {config.max_num_seqs} requests, {plan.layouts.bounds.max_rows:,} tokens a step · prefix cache "
-        f"{'on' if config.enable_prefix_caching else 'off'}",
+        f"batch     up to {config.max_num_seqs} requests, {plan.layouts.bounds.max_rows:,} tokens a step · prefix "
+        f"cache {'on' if config.enable_prefix_caching else 'off'}",
         f"threads   {loaded.threads} ({chosen})",
     ]
 

@@ -178,14 +178,22 @@ def _header_file() -> str:
         "};",
     ]  # fmt: skip
     for struct, fields in (("Step", STEP_FIELDS), ("Slots", SLOT_FIELDS)):
-        out += [f"// Typed pointers into the flat memory of {struct.lower()}; bounds are members of the same name.", f"struct {struct} {{"]
+        out += [
+            f"// Typed pointers into the flat memory of {struct.lower()}; bounds are members of the same name.",
+            f"struct {struct} {{",
+        ]
         names = sorted({d for f in fields for d in f.dims if isinstance(d, str)})
         out.append("  int64_t " + ", ".join(names) + ";  // bounds")
         for f in fields:
             dims = "".join(f"[{d}]" for d in f.dims)
             out.append(f"  {_C_TYPES[f.dtype]}* {f.name};  // {dims} {f.meaning}")
-        out += [f"  static constexpr int kFields = {len(fields)};", "  void bind(uint8_t* base, const int64_t* offsets) {"]
-        out += [f"    {f.name} = reinterpret_cast<{_C_TYPES[f.dtype]}*>(base + offsets[{i}]);" for i, f in enumerate(fields)]
+        out += [
+            f"  static constexpr int kFields = {len(fields)};",
+            "  void bind(uint8_t* base, const int64_t* offsets) {",
+        ]
+        out += [
+            f"    {f.name} = reinterpret_cast<{_C_TYPES[f.dtype]}*>(base + offsets[{i}]);" for i, f in enumerate(fields)
+        ]
         out += ["  }", "};"]
     out += ["}  // namespace octavo", ""]
     return "\n".join(out)

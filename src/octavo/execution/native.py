@@ -21,8 +21,8 @@ from octavo.execution.step import PAGE_TOKENS, ExecutionFacts, PagedGroup
 from octavo.execution.weights import Place, Progress, aligned_offsets, float_table, load_weights, place_weights
 from octavo.kernels import library
 from octavo.lowering.lowered import (
-    Arg,
     ArenaArg,
+    Arg,
     DimArg,
     FloatBits,
     Fn,
@@ -123,9 +123,7 @@ class NativeExecutor:
         self.step = layouts.step.views(self._memory("step", sizes.step))
         self.slots = layouts.slots.views(self._memory("slots", sizes.slots))
         self._bind(layouts)
-        groups = tuple(
-            PagedGroup(each.group.name, each.group.index, each.group.window) for each in lowered.groups
-        )
+        groups = tuple(PagedGroup(each.group.name, each.group.index, each.group.window) for each in lowered.groups)
         self.facts = ExecutionFacts(
             groups, bounds.pages, bounds.max_rows, bounds.max_seqs, bounds.max_model_len, vocab, fingerprint
         )
@@ -203,7 +201,8 @@ class NativeExecutor:
 
     def word(self, image: tape.Image, arg: Arg) -> tape.Word:
         """A lowered argument as the five words of the image."""
-        return WORDS[type(arg)](self, image, arg)
+        made: tape.Word = WORDS[type(arg)](self, image, arg)
+        return made
 
     def _weight(self, _: tape.Image, arg: WeightArg) -> tape.Word:
         place = self.layouts.places[arg.name]

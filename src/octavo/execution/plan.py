@@ -1,13 +1,13 @@
 """The memory plan: every region to the byte before anything is allocated, and the choices that follow from it.
 
-Free memory -> KV pool -> context length, as design section 6 settles it. It reads headers only; `octavo plan` prints it,
-the engine allocates exactly it.
+Free memory -> KV pool -> context length, as design section 6 settles it. It reads headers only; `octavo plan` prints
+it, the engine allocates exactly it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 
 from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.config import EngineConfig
@@ -53,7 +53,8 @@ class MemoryPlan:
 
     @property
     def total(self) -> int:
-        return sum(getattr(self.regions, each.name) for each in fields(Regions)) + self.runtime
+        regions: dict[str, int] = asdict(self.regions)
+        return sum(regions.values()) + self.runtime
 
     @property
     def kv_tokens(self) -> int:
@@ -110,11 +111,12 @@ def _shrink(
             return made
     needed = plan(context, 1 + -(-context // PAGE_TOKENS))
     regions = needed.regions
+    shorter = fitting // PAGE_TOKENS * PAGE_TOKENS
     raise DoesNotFit(
         f"does not fit: needs {needed.total / 2**30:.1f} GiB, {empty.allowed / 2**30:.1f} GiB allowed (weights "
         f"{regions.weights / 2**30:.1f} + KV {regions.kv / 2**30:.1f} for {context:,} tokens + arena "
-        f"{regions.arena / 2**30:.1f}). Shorter context: --max-model-len {max(fitting, 0) // PAGE_TOKENS * PAGE_TOKENS}; "
-        "more memory for the KV cache: --kv-cache-memory or --gpu-memory-utilization; or a model file with smaller weights."
+        f"{regions.arena / 2**30:.1f}). Shorter context: --max-model-len {shorter}; more memory for the KV cache: "
+        "--kv-cache-memory or --gpu-memory-utilization; or a model file with smaller weights."
     )
 
 
@@ -135,6 +137,4 @@ def _lay_out(
     lowered = lower(programs, facts)
     bounds = Bounds(rows, config.max_num_seqs, context, pages, threads)
     layouts = lay_out(lowered, sources, bounds, model.vocab_size)
-    return MemoryPlan(
-        layouts, free, allowed, context, model_context, layouts.page_bytes, sources, model.vocab_size
-    )
+    return MemoryPlan(layouts, free, allowed, context, model_context, layouts.page_bytes, sources, model.vocab_size)

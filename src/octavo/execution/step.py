@@ -47,8 +47,8 @@ class RowRun:
     """Positions [start, start + count) of a slot are computed in this step; their rows are adjacent.
 
     sample: the last row's logits give the next token (the run reaches the last known id).
-    prompt_logprobs_from: position p >= 1 whose id is the first to get a prompt logprob in this run (its logits come from
-    row p - 1), or None. Logprobs are given for positions p .. start + count (those that are prompt ids).
+    prompt_logprobs_from: position p >= 1 whose id is the first to get a prompt logprob in this run (its logits come
+    from row p - 1), or None. Logprobs are given for positions p .. start + count (those that are prompt ids).
     """
 
     slot: int

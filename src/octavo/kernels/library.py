@@ -47,12 +47,15 @@ def region_bytes(machine: Any, region: int, nbytes: int) -> npt.NDArray[np.uint8
     """The memory of a region as [nbytes] uint8; valid while the machine lives."""
     if nbytes == 0:
         return np.empty(0, np.uint8)
-    return np.frombuffer((ctypes.c_uint8 * nbytes).from_address(machine.address(region)), np.uint8)
+    memory = (ctypes.c_uint8 * nbytes).from_address(machine.address(region))
+    return np.ctypeslib.as_array(memory)
 
 
 def oracle_linear(layout: str, weights: npt.NDArray[np.uint8], k: int, acts: npt.NDArray[np.uint8], *, rows: int,
                   panels: int, fused: bool) -> npt.NDArray[np.float32]:  # fmt: skip
     """The scalar oracle of order: packed panels x activation rows -> [rows, 32 * panels] float32."""
     out = np.zeros((rows, 32 * panels), np.float32)
-    _native.oracle_linear(layout, weights.ctypes.data, k, panels, acts.ctypes.data, rows, out.ctypes.data, 32 * panels, fused)
+    _native.oracle_linear(
+        layout, weights.ctypes.data, k, panels, acts.ctypes.data, rows, out.ctypes.data, 32 * panels, fused
+    )
     return out
