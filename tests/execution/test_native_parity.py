@@ -1,6 +1,6 @@
 """The native executor against the reference on the Programs that were lowered, over odd shapes, float32 cache.
 
-Float weights: both sum in float32, so logits agree to rounding. Quantized weights: most rows agree as well; where a last
+Float weights: both sum in float32, so logits agree to rounding. Quantized weights: most rows agree too; where a last
 bit before `quantize` falls on the other side of a tie, one code of 127 changes, which two small layers turn into a
 hundredth of the logits: those rows are bounded, and must stay the minority.
 """
