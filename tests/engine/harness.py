@@ -215,6 +215,10 @@ class Harness:
         for s in roster.running:  # type: ignore[attr-defined]
             if s.tail is not None and s.generation == prefixes.generation:  # type: ignore[attr-defined]
                 references[id(s.tail)] += 1
+        pool = roster.cache.pool  # type: ignore[attr-defined]
+        for block in range(pool.total):
+            known = prefixes._place[block] is not None  # type: ignore[attr-defined]
+            assert known == bool(pool._known[block]), f"pool and cache disagree on block {block}"
         for node in nodes:
             assert node.references == references[id(node)] > 0, "a node that nothing refers to, or refers to too often"
 

@@ -10,11 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from octavo import logs
-from octavo.engine.core import EngineSetup
-from octavo.engine.in_process import ThreadLink
 from octavo.engine.messages import (
     VERSION,
     Abort,
@@ -34,6 +32,9 @@ from octavo.engine.messages import (
 )
 from octavo.errors import ContextLengthExceeded, EngineDied, InvalidRequest, OctavoError, Unavailable
 from octavo.request import Request
+
+if TYPE_CHECKING:
+    from octavo.engine.core import EngineSetup
 
 ANSWER_SECONDS = 10.0  # a question waits for the end of a step at most; beyond, the engine is not well
 
@@ -115,6 +116,8 @@ class EngineClient:
     @classmethod
     async def in_process(cls, setup: EngineSetup) -> EngineClient:
         """An engine in a thread of this process."""
+        from octavo.engine.in_process import ThreadLink  # the engine's side: a front over a socket never imports it
+
         client, link = cls(), ThreadLink(setup)
         client.attach(link, link.hello)
         return client

@@ -111,6 +111,23 @@ class ErrorRecord(msgspec.Struct, frozen=True):
 # front -> engine
 
 
+class Boot(msgspec.Struct, frozen=True):
+    """What the supervisor tells a new process, as JSON over its standard input. path: sys.path. flight: descriptor of
+    the flight record. faults: of test builds, else empty."""
+
+    path: list[str]
+    parent: int
+    socket: str
+    flight: int
+    members: int
+    epoch: int
+    factory: str
+    options: dict[str, Any]
+    log_level: str = "info"
+    log_json: bool = False
+    faults: dict[str, str] = {}
+
+
 class Submit(msgspec.Struct, tag=True, frozen=True):
     epoch: int
     request: Request

@@ -20,29 +20,12 @@ from octavo import logs
 from octavo.engine import faults
 from octavo.engine.core import EngineCore, EngineLoop, EngineSetup, tune_interpreter
 from octavo.engine.flight_record import FlightRecord
-from octavo.engine.messages import ErrorRecord, Failed
+from octavo.engine.messages import Boot, ErrorRecord, Failed
 from octavo.engine.transport import Peer, SocketPort
 from octavo.errors import OctavoError
 
 _PR_SET_PDEATHSIG = 1
 FAREWELL_SECONDS = 10.0  # how long a failed start waits for the front to hear of it
-
-
-class Boot(msgspec.Struct, frozen=True):
-    """What the supervisor tells a new engine. path: sys.path. flight: descriptor of the flight record.
-    faults: of test builds, else empty."""
-
-    path: list[str]
-    parent: int
-    socket: str
-    flight: int
-    members: int
-    epoch: int
-    factory: str
-    options: dict[str, Any]
-    log_level: str = "info"
-    log_json: bool = False
-    faults: dict[str, str] = {}
 
 
 def main(record: dict[str, Any]) -> int:

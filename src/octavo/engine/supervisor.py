@@ -26,8 +26,7 @@ import msgspec
 from octavo import logs
 from octavo.engine.client import EngineClient
 from octavo.engine.flight_record import FlightRecord
-from octavo.engine.messages import BrokenMessage, Failed, Hello
-from octavo.engine.process import Boot
+from octavo.engine.messages import Boot, BrokenMessage, Failed, Hello
 from octavo.engine.transport import SocketLink
 from octavo.errors import EngineDied, EngineDiedTooOften, OctavoError
 
