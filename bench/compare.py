@@ -2,9 +2,9 @@
 
     python bench/compare.py [--model FILE.gguf] [--rounds 5] [--out docs/benchmarks/NAME.md]
 
-Octavo runs through `LLM.generate` (Python, scheduler and sampler included): random ids, greedy, ignore_eos, bf16
-KV, prefix cache off. Prefill is 512 ids in one step; a decode rate is (time of 65 tokens - time of 1 token) / 64 steps times
-the batch, with 128 ids in. Prints CPU, ceilings, medians and spreads, and the ratio to each peer.
+Octavo runs through `LLM.generate` (Python, scheduler and sampler included): random ids, greedy, ignore_eos, bf16 KV,
+prefix cache off. Prefill is 512 ids in one step; a decode rate is (time of 65 tokens - time of 1 token) / 64 steps
+times the batch, with 128 ids in. Prints CPU, ceilings, medians and spreads, and the ratio to each peer.
 """
 
 from __future__ import annotations
