@@ -39,6 +39,7 @@ GGUF_NAMES = {
 }
 # model types whose GGUF files hold q and k rows in pairs (x[2i], x[2i + 1]) instead of halves
 PAIRED_IN_GGUF = ("llama", "mistral")
+MOST_LAYERS = 4096  # a configuration with more is broken: tracing it would take minutes
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,13 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Llama:
     if heads % kv_heads:
         raise settings.wrong("num_key_value_heads", f"must divide num_attention_heads = {heads}")
     head_dim = settings.integer("head_dim", width // heads)
+    if head_dim % 2:
+        raise settings.wrong("head_dim", "must be even")
     if settings.text("hidden_act", "silu") != "silu":
         raise UnsupportedModel(f"hidden_act {config['hidden_act']!r} is not supported; supported: silu")
     if settings.flag("mlp_bias", False):
         raise UnsupportedModel("mlp_bias is not supported; the MLP of this family has none")
-    layers = settings.integer("num_hidden_layers")
+    layers = settings.integer("num_hidden_layers", most=MOST_LAYERS)
     theta, scaling = settings.rope()
     rotary = int(head_dim * settings.number("partial_rotary_factor", 1.0))
     return Llama(
@@ -150,7 +153,7 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Llama:
 
 def _windows(settings: Settings, model_type: str, layers: int) -> tuple[int, ...]:
     """The window of each layer: Mistral slides everywhere, Qwen2 from layer max_window_layers on if it is told to."""
-    window = settings.integer("sliding_window", 0)
+    window = settings.integer("sliding_window", 0, least=0)
     if model_type == "qwen2" and not settings.flag("use_sliding_window", False):
         window = 0
     if not window or model_type == "llama":
@@ -158,5 +161,5 @@ def _windows(settings: Settings, model_type: str, layers: int) -> tuple[int, ...
     kinds = settings.config.get("layer_types")
     if isinstance(kinds, list) and len(kinds) == layers:
         return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
-    first = settings.integer("max_window_layers", 0) if model_type == "qwen2" else 0
+    first = settings.integer("max_window_layers", 0, least=0) if model_type == "qwen2" else 0
     return tuple(window if i >= first else 0 for i in range(layers))

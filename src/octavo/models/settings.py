@@ -8,6 +8,8 @@ from typing import Any
 
 from octavo.errors import CheckpointError
 
+LARGEST = 1 << 24  # far above any model's size, far below what would overflow a product
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -15,11 +17,13 @@ class Settings:
 
     config: Mapping[str, Any]
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        """A whole number >= 0. Raises CheckpointError."""
-        value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise self.wrong(key, "must be a whole number")
+    def integer(self, key: str, default: int | None = None, *, least: int = 1, most: int = LARGEST) -> int:
+        """A whole number from `least` to `most`; a default is taken as it is. Raises CheckpointError."""
+        if default is not None and self.config.get(key) is None:
+            return default
+        value = self._get(key, None)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.wrong(key, f"must be a whole number from {least} to {most:,}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
