@@ -74,11 +74,14 @@ def compared(model: str) -> Callable[[], str]:
 
 BARS = (
     Bar("logits", "3.2", "reference against transformers: |Δlogit| ≤ 1e-3", tests("tests/models")),
-    Bar("parity", "3.3", "native bit-equal to the oracle of order, else within its bound", tests("tests/ops", "tests/execution")),
+    Bar("parity", "3.3", "native bit-equal to the oracle, else within its bound", tests("tests/ops", "tests/execution")),
     Bar("perplexity", "3.3", "within 0.5 % of float32", bench("perplexity.py")),
     Bar("invariance", "3.4", "equal bits in every variation", tests("tests/engine/test_invariance.py")),
     Bar("tokenizer", "3.5", "ids of transformers on 1 MB", tests("tests/tokenizer")),
-    Bar("machine", "3.6", "10^5 operations without a violated invariant, 1,000 aborts", tests("tests/engine/test_machine.py", "tests/engine/test_abort.py")),
+    Bar(
+        "machine", "3.6", "10^5 operations without a violated invariant, 1,000 aborts",
+        tests("tests/engine/test_machine.py", "tests/engine/test_abort.py"),
+    ),
     Bar("clients", "3.7", "the openai client on a live server", tests("tests/server")),
     Bar("speed", "3.8", "≥ 1.0 × llama.cpp in each column", compared("smollm2:135m")),
     Bar("memory", "3.9", "peak within 5 % of the plan", bench("memory.py")),
