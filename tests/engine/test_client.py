@@ -1,13 +1,16 @@
 """The front's half over an engine in a thread: the same answers as over a socket, errors before the first item."""
 
 import asyncio
+import ctypes
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
 from octavo.engine.client import EngineClient
 from octavo.engine.core import EngineSetup
+from octavo.engine.flight_record import ARRIVED
 from octavo.engine.roster import SchedulerConfig
 from octavo.errors import ContextLengthExceeded, EngineDied, InvalidRequest, QueueFull, Unavailable
 from octavo.execution.step import Step, StepResult
@@ -127,6 +130,19 @@ class SlowRunner(ScriptedRunner):
     def run(self, step: Step) -> StepResult:
         time.sleep(0.005)
         return super().run(step)
+
+
+async def test_an_executor_that_outlives_its_engine_has_a_page():
+    """The address that the executor was told is never that of memory that is gone."""
+    told: list[int] = []
+    made = replace(setup(), watch=told.append)
+    client = await EngineClient.in_process(made)
+    arrived = ctypes.c_int64.from_address(told[0] + ARRIVED)
+    before = arrived.value
+    await client.stats()
+    assert arrived.value == before + 1
+    await client.close()
+    assert len(told) == 2 and ctypes.c_int64.from_address(told[1] + ARRIVED).value == 0
 
 
 async def test_closing_ends_open_streams():

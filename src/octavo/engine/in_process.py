@@ -7,6 +7,7 @@ messages.
 from __future__ import annotations
 
 import asyncio
+import functools
 import queue
 import sys
 import threading
@@ -16,6 +17,12 @@ from octavo import logs
 from octavo.engine.core import SWITCH_INTERVAL, EngineCore, EngineLoop, EngineSetup
 from octavo.engine.flight_record import FlightRecord
 from octavo.engine.messages import VERSION, Dead, EngineMessage, FrontMessage, Hello, Shutdown
+
+
+@functools.cache
+def _idle_page() -> FlightRecord:
+    """The control page of executors that no engine runs."""
+    return FlightRecord(1)
 
 
 class _QueuePort:
@@ -91,9 +98,12 @@ class ThreadLink:
         self.post(message)
 
     async def close(self) -> None:
-        """End the thread after its present step."""
+        """End the thread, in the midst of its step if it has one."""
         self.post(Shutdown(self._core.epoch))
+        self._flight.request_stop()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
         self._received, self._ended = (lambda message: None), (lambda reason: None)  # no cycle keeps the model alive
+        if self._core.setup.watch is not None:  # the executor may outlive this engine, and reads its page at every node
+            self._core.setup.watch(_idle_page().address)
         self._flight.close()

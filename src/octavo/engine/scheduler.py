@@ -75,8 +75,10 @@ class Scheduler:
         left = roster.config.step_seconds - self.cost.predict(decodes, keys, prefill=True)
         waits = len(roster.queue) + len(roster.resumable)
         budget = _Budget(roster.max_rows - decodes, left, others=chunks + waits)
+        if not roster.running:
+            self._zero_again = []  # nobody owns these pages any more
         preempted = self._run_running(draft, budget)
-        if not preempted:
+        if not preempted and not self._zero_again:  # a repeated step has pages enough to zero
             self._admit(draft, budget)
         loop = self._run_ahead(draft, keys) if budget.given == 0 and draft.runs else 1
         self.number += 1

@@ -102,6 +102,8 @@ class Supervisor:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watch
         await self.client.close()
+        if self._flight is not None:
+            self._flight.request_stop()  # in the midst of a step as well
         await self._bury(timeout)
         shutil.rmtree(self._folder, ignore_errors=True)
 
