@@ -84,7 +84,7 @@ def lay_out(lowered: Lowered, sources: Mapping[str, WeightSource], bounds: Bound
     sizes = [(name, 4 * count) for name, count in lowered.vectors.items()]
     tables, table_bytes = aligned_offsets(sizes + [(name, table.nbytes) for name, table in lowered.tables.items()])
     groups = max(1, len(lowered.groups))
-    step = step_layout(rows=bounds.max_rows, seqs=bounds.max_seqs, groups=groups, page_ops=page_ops(bounds))
+    step = step_layout(rows=bounds.max_rows, seqs=bounds.max_seqs, groups=groups, page_ops=groups * page_ops(bounds))
     pages = -(-bounds.max_model_len // PAGE_TOKENS)
     slots = slot_layout(slots=bounds.max_seqs, ids=bounds.max_model_len, groups=groups, pages=pages, vocab=vocab)
     page_bytes = max((group.page_bytes for group in lowered.groups), default=0)
@@ -96,8 +96,9 @@ def lay_out(lowered: Lowered, sources: Mapping[str, WeightSource], bounds: Bound
 
 
 def page_ops(bounds: Bounds) -> int:
-    """Pages that a step may zero or copy at most: those of its rows, one begun by each sequence, and its copies."""
-    return bounds.max_rows // PAGE_TOKENS + 8 * bounds.max_seqs + 64
+    """Pages of a group that a step may zero or copy at most: those of its rows, and at either end of each sequence one
+    block of 4 pages more (engine/cache_groups.py page_operations)."""
+    return -(-bounds.max_rows // PAGE_TOKENS) + 8 * bounds.max_seqs
 
 
 def thread_scratch(lowered: Lowered) -> int:

@@ -131,9 +131,13 @@ def _lay_out(
     rows = min(config.max_num_batched_tokens, max(context, config.max_num_seqs))
     rows = max(rows, config.max_num_seqs)
     facts = LoweringFacts(
-        {name: source.format for name, source in sources.items()}, rows, config.max_num_seqs, context,
-        kv_dtype(config.kv_cache_dtype).name,
-    )  # fmt: skip
+        formats={name: source.format for name, source in sources.items()},
+        max_rows=rows,
+        max_seqs=config.max_num_seqs,
+        max_model_len=context,
+        kv_dtype=kv_dtype(config.kv_cache_dtype).name,
+        threads=threads,
+    )
     lowered = lower(programs, facts)
     bounds = Bounds(rows, config.max_num_seqs, context, pages, threads)
     layouts = lay_out(lowered, sources, bounds, model.vocab_size)
