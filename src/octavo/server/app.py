@@ -1,0 +1,256 @@
+"""The table of routes and the order of middleware: what every request passes, whatever its dialect.
+
+Outermost first: CORS -> the record of the call (request id, path, errors, count) -> key -> route. Limits stand where
+bodies are read. It knows no body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from octavo import __version__, logs
+from octavo.errors import InvalidRequest, NotFound, OctavoError
+from octavo.server import metrics as measured
+from octavo.server.auth import Keys, Origins
+from octavo.server.openai.chat import chat
+from octavo.server.openai.completions import completions
+from octavo.server.openai.models import model, models
+from octavo.server.sse import ClientGone
+from octavo.server.submit import Front
+from octavo.server.vllm.tokenize import detokenize, tokenize
+
+Handler = Callable[[Request], Awaitable[Any]]
+log = logs.get("server")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the table. public: served without a key. label: of metrics, never the client's own path."""
+
+    path: str
+    methods: tuple[str, ...]
+    handler: Handler
+    public: bool = False
+
+    @property
+    def label(self) -> str:
+        return self.path.replace(":path", "")
+
+
+async def root(request: Request) -> Response:
+    return Response("Octavo is running\n", media_type="text/plain")
+
+
+async def health(request: Request) -> Response:
+    """200 only if a request would be served now."""
+    request.app.state.front.health.check()
+    return _json({"status": "ok"})
+
+
+async def live(request: Request) -> Response:
+    """200 whenever the process answers."""
+    return _json({"status": "ok"})
+
+
+async def version(request: Request) -> Response:
+    return _json({"version": __version__, "server": "octavo"})
+
+
+async def metrics(request: Request) -> Response:
+    front: Front = request.app.state.front
+    await front.metrics.refresh(front.llm, not front.health.draining and front.health.healthy())
+    return Response(front.metrics.text(), headers={"content-type": measured.CONTENT_TYPE})
+
+
+ROUTES = (
+    Entry("/", ("GET",), root, public=True),
+    Entry("/health", ("GET",), health, public=True),
+    Entry("/ready", ("GET",), health, public=True),
+    Entry("/readyz", ("GET",), health, public=True),
+    Entry("/ping", ("GET", "POST"), health, public=True),
+    Entry("/live", ("GET",), live, public=True),
+    Entry("/version", ("GET",), version, public=True),
+    Entry("/metrics", ("GET",), metrics),
+    Entry("/v1/models", ("GET",), models),
+    Entry("/v1/models/{id:path}", ("GET",), model),
+    Entry("/v1/chat/completions", ("POST",), chat),
+    Entry("/v1/completions", ("POST",), completions),
+    Entry("/tokenize", ("POST",), tokenize),
+    Entry("/detokenize", ("POST",), detokenize),
+)
+_FIXED = {entry.path: entry for entry in ROUTES if "{" not in entry.path}
+
+
+def _json(value: object) -> Response:
+    return Response(msgspec.json.encode(value), media_type="application/json")
+
+
+def canonical(path: str) -> str:
+    """The path of the table that a client means: a trailing slash, a doubled `/v1` or a missing one are no error."""
+    path = re.sub(r"/{2,}", "/", path)
+    path = path.rstrip("/") or "/"
+    while path.startswith("/v1/v1/") or path == "/v1/v1":
+        path = path[3:]
+    if path in _FIXED:
+        return path
+    if path.startswith("/models/"):
+        return "/v1" + path
+    if "/v1" + path in _FIXED:
+        return "/v1" + path
+    bare = path.removeprefix("/v1") or "/"
+    return bare if bare in _FIXED and bare != "/" else path
+
+
+def entry_of(path: str) -> Entry | None:
+    """The line of the table for a canonical path."""
+    found = _FIXED.get(path)
+    if found is None and path.startswith("/v1/models/"):
+        return next(entry for entry in ROUTES if entry.handler is model)
+    return found
+
+
+class Record:
+    """Gives the call its id, finds the path that is meant, turns errors into bodies, counts the answer."""
+
+    def __init__(self, app: ASGIApp, front: Front) -> None:
+        self._app = app
+        self._front = front
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        scope["path"] = canonical(scope["path"])
+        scope["raw_path"] = scope["path"].encode()
+        id_ = _call_id(dict(scope["headers"]).get(b"x-request-id", b""))
+        entry = entry_of(scope["path"])
+        status = 499  # the client left before an answer
+        began = False
+
+        async def marked(message: Message) -> None:
+            nonlocal status, began
+            if message["type"] == "http.response.start":
+                status, began = message["status"], True
+                message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", id_)]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, marked)
+        except ClientGone:
+            status = 499
+        except OctavoError as error:
+            await self._tell(error, scope, receive, marked, began)
+        except Exception:
+            log.exception("%s %s failed", scope["method"], entry.label if entry else "?")
+            failure = OctavoError("The server failed; its log says why.")
+            await self._tell(failure, scope, receive, marked, began)
+        finally:
+            label = "other" if entry is None else entry.label
+            self._front.metrics.called(label, scope["method"], status)
+            if self._front.config.enable_log_requests:
+                log.info("request %s %s %s: %d", id_.decode("latin-1"), scope["method"], label, status)
+
+    async def _tell(self, error: OctavoError, scope: Scope, receive: Receive, send: Send, began: bool) -> None:
+        if began:  # nothing can be said any more; the connection ends unfinished
+            log.error("an answer broke off: %s", error)
+            return
+        await error_response(error, self._front.health.draining)(scope, receive, send)
+
+
+def _call_id(given: bytes) -> bytes:
+    """The client's id if it is short and printable, else a new one."""
+    if given and len(given) <= 128 and all(33 <= byte < 127 for byte in given):
+        return given
+    return secrets.token_hex(12).encode()
+
+
+def error_response(error: OctavoError, closing: bool = False) -> Response:
+    """An error in OpenAI's shape."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, round(error.retry_after)))
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if closing or error.status in (408, 413):
+        headers["connection"] = "close"
+    return Response(msgspec.json.encode(error.to_openai()), error.status, headers, "application/json")
+
+
+class KeyCheck:
+    """Every route but the public ones of the table needs a key, and so does every path that is no route."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, public_metrics: bool) -> None:
+        self._app = app
+        self._keys = keys
+        self._public_metrics = public_metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            entry = entry_of(scope["path"])
+            public = entry is not None and (entry.public or (self._public_metrics and entry.handler is metrics))
+            if not public:
+                self._keys.check(dict(scope["headers"]))
+        await self._app(scope, receive, send)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals, in our shape."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        entry = entry_of(request.url.path)
+        allowed = ", ".join(entry.methods) if entry else ""
+        made = error_response(
+            InvalidRequest(f"{request.method} is not answered here: {allowed}.", status=405, code="method_not_allowed")
+        )
+        made.headers["allow"] = allowed
+        return made
+    if error.status_code == 404:
+        known = ", ".join(entry.label for entry in ROUTES if entry.path.startswith("/v1"))
+        path = request.url.path[:100]
+        return error_response(NotFound(f"There is no route {path!r}. Routes: {known}.", code="not_found"))
+    return error_response(OctavoError(str(error.detail), status=error.status_code, type="invalid_request_error"))
+
+
+def build_app(front: Front, keys: Keys) -> Starlette:
+    """The ASGI application of one front."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        task = None
+        if not front.config.disable_log_stats:
+            task = asyncio.create_task(measured.log_statistics(front.metrics, front.llm), name="octavo-statistics")
+        yield
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    app = Starlette(
+        routes=[Route(entry.path, entry.handler, methods=list(entry.methods)) for entry in ROUTES],
+        middleware=[
+            Middleware(Origins, allowed=front.config.allowed_origins),
+            Middleware(Record, front=front),
+            Middleware(KeyCheck, keys=keys, public_metrics=front.config.public_metrics),
+        ],
+        exception_handlers={HTTPException: _http_error},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    app.state.front = front
+    app.state.keys = keys
+    return app

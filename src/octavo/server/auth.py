@@ -1,0 +1,142 @@
+"""Who asks: keys, compared in constant time, and browsers of other origins (CORS).
+
+Which routes are public stands in the table of routes (app.py); it knows no dialect.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from octavo import logs
+from octavo.errors import ConfigError, Unauthorized
+
+METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
+ALLOWED_HEADERS = (
+    "authorization", "content-type", "x-api-key", "api-key", "anthropic-version", "anthropic-beta", "openai-beta",
+    "openai-organization", "openai-project", "x-request-id", "user-agent", "accept",
+)  # fmt: skip
+EXPOSED = "x-request-id, x-octavo-template, x-octavo-seed, retry-after"
+PREFLIGHT_SECONDS = 600
+
+
+class Keys:
+    """The keys of --api-key and --api-key-file. Only digests are compared, and always all of them."""
+
+    def __init__(self, given: Iterable[str], file: str | None) -> None:
+        """Raises ConfigError if the file cannot be read."""
+        self._given = [key for key in given if key]
+        self._file = None if file is None else Path(file).expanduser()
+        self._digests: list[bytes] = []
+        self.reload()
+
+    @property
+    def needed(self) -> bool:
+        """Whether a key must be sent at all."""
+        return bool(self._given) or self._file is not None
+
+    def reload(self) -> None:
+        """Read the file again; ConfigError keeps the keys that were known."""
+        keys = list(self._given)
+        if self._file is not None:
+            try:
+                lines = self._file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigError(f"--api-key-file {self._file}: {error}.", flag="--api-key-file") from None
+            keys += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        self._digests = [_digest(key.encode()) for key in keys]
+
+    def check(self, headers: dict[bytes, bytes]) -> None:
+        """Unauthorized unless one of the headers carries a key. Takes the same time for every wrong key."""
+        if not self.needed:
+            return
+        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+        sent = bearer.strip() if scheme.lower() == b"bearer" else b""
+        sent = sent or headers.get(b"x-api-key", b"").strip() or headers.get(b"api-key", b"").strip()
+        digest = _digest(sent)
+        right = False
+        for known in self._digests:
+            right |= hmac.compare_digest(digest, known)
+        if not right:
+            problem = "The API key is wrong" if sent else "An API key is needed"
+            raise Unauthorized(f"{problem}: send the header 'Authorization: Bearer KEY'.")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def reload_keys(keys: Keys) -> None:
+    """For SIGHUP: read the file again, or say why not."""
+    try:
+        keys.reload()
+    except ConfigError as error:
+        logs.get("server").error("keys not reloaded, the old ones stay: %s", error)
+    else:
+        logs.get("server").info("keys reloaded")
+
+
+class Origins:
+    """ASGI middleware: answers OPTIONS, and marks answers that a page of an allowed origin may read.
+
+    An allowed origin is exact, ends in `:*` (any port or none), or is `*`.
+    """
+
+    def __init__(self, app: ASGIApp, allowed: Iterable[str]) -> None:
+        self._app = app
+        self._patterns = [_pattern(each) for each in allowed]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin", b"").decode("latin-1")
+        allowed = bool(origin) and any(pattern.fullmatch(origin) for pattern in self._patterns)
+        marks = self._marks(origin, allowed)
+        if scope["method"] == "OPTIONS":
+            asked = headers.get(b"access-control-request-headers", b"").decode("latin-1")
+            marks += self._preflight(asked) if allowed else []
+            marks.append((b"allow", METHODS.encode()))
+            await send({"type": "http.response.start", "status": 204, "headers": marks})
+            await send({"type": "http.response.body", "body": b""})
+            return
+
+        async def marked(message: dict) -> None:  # type: ignore[type-arg]
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *marks]}
+            await send(message)
+
+        await self._app(scope, receive, marked if marks else send)  # type: ignore[arg-type]
+
+    def _marks(self, origin: str, allowed: bool) -> list[tuple[bytes, bytes]]:
+        if not allowed:
+            return []
+        return [
+            (b"access-control-allow-origin", origin.encode("latin-1")),
+            (b"access-control-expose-headers", EXPOSED.encode()),
+            (b"vary", b"Origin"),
+        ]
+
+    def _preflight(self, asked: str) -> list[tuple[bytes, bytes]]:
+        names = [name.strip().lower() for name in asked.split(",")]
+        more = [n for n in names if re.fullmatch(r"x-stainless-[a-z0-9-]{1,40}", n) or n in ALLOWED_HEADERS]
+        listed = dict.fromkeys([*ALLOWED_HEADERS, *more])
+        return [
+            (b"access-control-allow-methods", METHODS.encode()),
+            (b"access-control-allow-headers", ", ".join(listed).encode()),
+            (b"access-control-max-age", str(PREFLIGHT_SECONDS).encode()),
+        ]
+
+
+def _pattern(allowed: str) -> re.Pattern[str]:
+    if allowed == "*":
+        return re.compile(r".+", re.S)
+    if allowed.endswith(":*"):
+        return re.compile(re.escape(allowed[:-2]) + r"(:\d+)?")
+    return re.compile(re.escape(allowed.rstrip("/")))

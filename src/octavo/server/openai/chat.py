@@ -1,0 +1,174 @@
+"""POST /v1/chat/completions: body -> ChatRequest, events -> chunks or one body.
+
+The rules of the stream are those that clients were measured to need: the role in a first chunk of every choice, a chunk
+with its finish_reason always, usage in a last chunk without choices, no empty deltas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from octavo.errors import InvalidRequest
+from octavo.request import ChatRequest
+from octavo.sampling_params import SamplingParams
+from octavo.server.openai import wire
+from octavo.server.openai.schema import CHAT, ChatFields, check_chat, endless_by_default, sampling
+from octavo.server.openai.wire import NOTHING, Head, encode
+from octavo.server.sse import DONE, EventStream, while_connected
+from octavo.server.submit import Answering, Front, gather
+from octavo.text.events import Event, Finished, LogprobEntry, TextDelta
+
+
+async def chat(request: Request) -> Response | EventStream:
+    """Answer a conversation."""
+    front: Front = request.app.state.front
+    body: ChatFields = await front.body(request, CHAT)
+    front.check_model(body.model)
+    check_chat(body)
+    asked = (body.top_logprobs or 0) if body.logprobs else None
+    params = endless_by_default(front.llm, body, sampling(front.llm, body, asked))
+    if body.stream and params.prompt_logprobs is not None:
+        raise InvalidRequest("prompt_logprobs are not streamed; leave out stream.", param="prompt_logprobs")
+    async with while_connected(request.receive):
+        text = await front.llm.render(_chat_request(body, params))
+        answering = await front.answer(
+            [text], params, bool(body.add_special_tokens), body.cache_salt, body.priority
+        )  # fmt: skip
+        headers = {**wire.receipt(answering), **_template_header(front, body)}
+        shape = _Shape(front, body, answering)
+        if not body.stream:
+            return Response(await shape.whole(), headers=headers, media_type="application/json")
+    return EventStream(shape.chunks(), headers, front.config.sse_ping_interval, shape.idle)
+
+
+def _chat_request(body: ChatFields, params: SamplingParams) -> ChatRequest:
+    return ChatRequest(
+        body.messages,
+        params,
+        body.add_generation_prompt is not False,
+        bool(body.continue_final_message),
+        body.chat_template,
+        body.chat_template_kwargs or {},
+    )
+
+
+def _template_header(front: Front, body: ChatFields) -> dict[str, str]:
+    """Tells that a plain template of ours was used because the model has none."""
+    renderer = front.llm.renderer
+    plain = body.chat_template is None and renderer is not None and renderer.kind == "default"
+    return {"x-octavo-template": "default"} if plain else {}
+
+
+class _Shape:
+    """One answer on the wire."""
+
+    def __init__(self, front: Front, body: ChatFields, answering: Answering) -> None:
+        kind = "chat.completion.chunk" if body.stream else "chat.completion"
+        self._answering = answering
+        self._head = Head(front, answering, wire.request_id("chatcmpl", body.request_id), kind)
+        self._token_bytes = front.llm.tokenizer.token_bytes
+        self._logprobs = bool(body.logprobs)
+        self._top = body.top_logprobs or 0
+        options = body.stream_options
+        self._usage = bool(options and options.include_usage)
+        self._usage_always = bool(options and options.continuous_usage_stats)
+        last = body.messages[-1]
+        echoed = last.get("content") if body.echo and last.get("role") == "assistant" else None
+        self._echoed = echoed if isinstance(echoed, str) else ""
+
+    # -- a stream ----------------------------------------------------------------------------------------------------
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The events of the stream; what comes at once goes out at once."""
+        waiting: dict[int, list[Any]] = {}  # logprobs of tokens without text
+        source = self._answering.batches()
+        begun = False
+        async with aclosing(source):
+            async for _, events in source:
+                made = [self._event(event, waiting) for event in events]
+                if not begun:
+                    begun = True
+                    made.insert(0, self._opening())
+                yield b"".join(made)
+        yield (self._head.usage_chunk() if self._usage else b"") + DONE
+
+    def idle(self) -> bytes:
+        """A chunk that says nothing."""
+        return self._head.chunk(b"")
+
+    def _opening(self) -> bytes:
+        delta = b'{"role":"assistant","content":%b}' % encode(self._echoed)
+        return b"".join(
+            self._head.chunk(
+                b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":null}' % (index, delta), self._usage_always
+            )
+            for index in range(self._answering.choices)
+        )
+
+    def _event(self, event: Event, waiting: dict[int, list[Any]]) -> bytes:
+        index = event.index
+        if isinstance(event, Finished):
+            content = waiting.pop(index, None)
+            logprobs = encode({"content": content}) if content else NOTHING
+            choice = b'{"index":%d,"delta":{},"logprobs":%b,"finish_reason":%b,"stop_reason":%b}' % (
+                index, logprobs, encode(str(event.reason)), encode(event.stop_reason),
+            )  # fmt: skip
+            return self._head.finish_chunk(choice, self._usage, self._usage_always)
+        logprobs = NOTHING
+        if self._logprobs:
+            content = [*waiting.pop(index, ()), *self._content(event)]
+            if not event.text:
+                waiting[index] = content
+                return b""
+            logprobs = encode({"content": content})
+        elif not event.text:
+            return b""
+        choice = b'{"index":%d,"delta":{"content":%b},"logprobs":%b,"finish_reason":null}' % (
+            index, encode(event.text), logprobs,
+        )  # fmt: skip
+        return self._head.chunk(choice, self._usage_always)
+
+    # -- a body ------------------------------------------------------------------------------------------------------
+
+    async def whole(self) -> bytes:
+        """The complete answer."""
+        choices = []
+        for index, each in enumerate(await gather(self._answering)):
+            logprobs = None
+            if self._logprobs:
+                logprobs = {"content": self._entries(each.token_ids, each.logprobs)}
+            choices.append(
+                {
+                    "index": index,
+                    "message": {"role": "assistant", "content": self._echoed + each.text, "refusal": None},
+                    "logprobs": logprobs,
+                    "finish_reason": each.reason,
+                    "stop_reason": each.stop_reason,
+                }
+            )
+        prompt = self._answering.generations[0].prompt.logprobs
+        more = {} if prompt is None else {"prompt_logprobs": wire.prompt_logprobs(prompt)}
+        return self._head.body(choices, **more)
+
+    # -- logprobs ----------------------------------------------------------------------------------------------------
+
+    def _content(self, delta: TextDelta) -> list[dict[str, Any]]:
+        return self._entries(delta.token_ids, delta.logprobs or ())
+
+    def _entries(self, token_ids: Sequence[int], entries: Sequence[LogprobEntry]) -> list[dict[str, Any]]:
+        """OpenAI's shape, an object for each token."""
+        made = []
+        for id_, entry in zip(token_ids, entries, strict=True):
+            likely = [self._token(entry, other) for other in wire.top(entry, self._top)]
+            made.append({**self._token(entry, id_), "top_logprobs": likely})
+        return made
+
+    def _token(self, entry: LogprobEntry, id_: int) -> dict[str, Any]:
+        logprob = entry[id_]
+        data = list(self._token_bytes(id_))
+        return {"token": logprob.decoded_token, "logprob": logprob.logprob, "bytes": data}

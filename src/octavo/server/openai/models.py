@@ -1,0 +1,40 @@
+"""What is served, as /v1/models tells it. The list in Ollama's shape beside it is what llama.cpp sends as well."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from octavo.server.submit import Front
+
+
+async def models(request: Request) -> Response:
+    """GET /v1/models: every name of the model, the one of answers first."""
+    front: Front = request.app.state.front
+    short = [{"name": name, "model": name, "capabilities": ["completion"]} for name in front.names]
+    body = {"object": "list", "data": [_model(front, name) for name in front.names], "models": short}
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+async def model(request: Request) -> Response:
+    """GET /v1/models/{id}; ids may contain / and :."""
+    front: Front = request.app.state.front
+    name: str = request.path_params["id"]
+    front.check_model(name)
+    return Response(msgspec.json.encode(_model(front, name)), media_type="application/json")
+
+
+def _model(front: Front, name: str) -> dict[str, object]:
+    info = front.llm.client.info
+    return {
+        "id": name,
+        "object": "model",
+        "created": front.created,
+        "owned_by": "octavo",
+        "root": front.model,
+        "parent": None,
+        "max_model_len": info.max_model_len,
+        "permission": [],
+        "meta": {"n_vocab": info.vocab_size, "n_ctx": info.max_model_len},
+    }

@@ -1,0 +1,228 @@
+"""The life of a server: take the address, load, serve, drain, end. It owns uvicorn and the signals.
+
+One SIGINT or SIGTERM: no new work, the open requests are finished within --shutdown-timeout, exit 0. A second one: end
+now, exit 130. SIGHUP: keys are read again. It does not know how a model is loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import resource
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import uvicorn
+import uvloop
+
+from octavo import logs
+from octavo.async_llm import AsyncLLM
+from octavo.config import ServerConfig
+from octavo.errors import INTERRUPTED, OctavoError
+from octavo.server.address import Listener
+from octavo.server.app import build_app
+from octavo.server.auth import Keys, reload_keys
+from octavo.server.connection import Connection
+from octavo.server.health import Health
+from octavo.server.metrics import Metrics
+from octavo.server.submit import Front
+
+KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they never write into a closing one
+LAST_WORDS_SECONDS = 2.0  # for answers that were cut off to reach their clients
+STOP_SECONDS = 5.0  # for the engine to end by itself
+SWITCH_SECONDS = 1e-4  # a thread that comes back from native code waits so long for the interpreter at most
+log = logs.get("server")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A loaded model as the server needs it.
+
+    names: what requests may call it, the first one stands in answers. healthy: the engine makes progress. stop: ends
+    the engine within so many seconds. failure: waits for the day when no engine will be started any more.
+    """
+
+    llm: AsyncLLM
+    names: tuple[str, ...]
+    healthy: Callable[[], bool]
+    stop: Callable[[float], Awaitable[None]]
+    failure: Callable[[], Awaitable[OctavoError]]
+
+
+def run_server(load: Callable[[], Awaitable[Backend]], config: ServerConfig, since: float | None = None) -> int:
+    """Serve until a signal; the exit code. since: time.monotonic() of the process's start, for the summary.
+
+    Raises what loading raised, AddressInUse, ConfigError, or the error after which no engine is started again.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    _raise_file_limit()
+    begin = time.monotonic() if since is None else since
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_Life(load, config, begin).run())
+
+
+def _raise_file_limit() -> None:
+    """A connection is a descriptor: the soft limit of 1,024 would end at a thousand clients."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # not allowed: the limit stays as it is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn on an address that is bound already; signals are not its business."""
+
+    def __init__(self, config: uvicorn.Config, listener: Listener) -> None:
+        super().__init__(config)
+        self._listener = listener
+
+    async def begin(self, server_config: ServerConfig) -> None:
+        """Start the application, then accept."""
+        config = self.config
+        if not config.loaded:
+            config.load()
+        self.lifespan = config.lifespan_class(config)
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            raise OctavoError("The HTTP application did not start; the log says why.")
+        await self.on_tick(0)  # the date header
+        await self._listener.open(self._protocol, server_config)
+        self.servers = [self._listener.server]
+        self.started = True
+        logging.getLogger("uvicorn.error").info("Uvicorn running on %s (Press CTRL+C to quit)", self._listener.url)
+
+    def _protocol(self) -> asyncio.Protocol:
+        return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+class _Life:
+    """One run of a server."""
+
+    def __init__(self, load: Callable[[], Awaitable[Backend]], config: ServerConfig, begin: float) -> None:
+        self._load = load
+        self._config = config
+        self._begin = begin
+        self._signals: list[int] = []
+        self._first, self._second = asyncio.Event(), asyncio.Event()
+
+    async def run(self) -> int:
+        keys = Keys(self._config.api_key, self._config.api_key_file)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signalled, number)
+        loop.add_signal_handler(signal.SIGHUP, reload_keys, keys)
+        listener = await Listener.bind(self._config)
+        try:
+            backend = await self._loaded()
+            if backend is None:
+                return INTERRUPTED if self._signals[0] == signal.SIGINT else 0
+            return await self._serve(backend, listener, keys)
+        finally:
+            listener.close()
+
+    def _signalled(self, number: int) -> None:
+        self._signals.append(number)
+        (self._second if self._first.is_set() else self._first).set()
+
+    async def _loaded(self) -> Backend | None:
+        """The backend, or None if a signal came first."""
+        load = asyncio.ensure_future(self._load())
+        stop = asyncio.create_task(self._first.wait())
+        try:
+            await asyncio.wait({load, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if load.done():
+                return load.result()
+            load.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await load
+            return None
+        finally:
+            stop.cancel()
+
+    async def _serve(self, backend: Backend, listener: Listener, keys: Keys) -> int:
+        front = Front(
+            backend.llm, backend.names, self._config, Health(backend.healthy), Metrics(backend.names[0])
+        )  # fmt: skip
+        config = uvicorn.Config(
+            build_app(front, keys), http=Connection, ws="none", lifespan="on", log_config=None,
+            access_log=not self._config.disable_access_log, server_header=False, proxy_headers=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=2,
+        )  # fmt: skip
+        server = _Server(config, listener)
+        clock = asyncio.create_task(server.main_loop())
+        try:
+            await server.begin(self._config)
+            gc.collect()
+            gc.freeze()  # what start-up made stays: later collections need not look at it
+            self._say_ready(listener, keys)
+            if listener.public and not keys.needed:
+                log.warning("anybody who reaches %s:%d may use it: no --api-key is set", listener.host, listener.port)
+            ended = await self._until_end(backend)
+            if ended is None:
+                await self._drain(front)
+            server.force_exit = self._second.is_set()
+            await server.shutdown()
+        finally:
+            server.should_exit = True
+            clock.cancel()
+            await backend.stop(0.0 if self._second.is_set() else STOP_SECONDS)
+        if ended is not None:
+            raise ended
+        if self._second.is_set():
+            return INTERRUPTED
+        _say(f"done. Served {front.metrics.served:,} requests, {front.metrics.tokens:,} tokens.")
+        return 0
+
+    async def _until_end(self, backend: Backend) -> OctavoError | None:
+        """Waits for a signal (None) or the engine's final failure."""
+        stop = asyncio.create_task(self._first.wait())
+        failure = asyncio.ensure_future(backend.failure())
+        try:
+            await asyncio.wait({stop, failure}, return_when=asyncio.FIRST_COMPLETED)
+            return failure.result() if failure.done() else None
+        finally:
+            stop.cancel()
+            failure.cancel()
+
+    async def _drain(self, front: Front) -> None:
+        """No new requests; the open ones get --shutdown-timeout, with a countdown; then they are told."""
+        front.health.draining = True
+        client = front.llm.client
+        idle = asyncio.create_task(client.drain())
+        force = asyncio.create_task(self._second.wait())
+        deadline = time.monotonic() + self._config.shutdown_timeout
+        step = 1.0 if sys.stderr.isatty() else 5.0
+        try:
+            while not idle.done() and not force.done() and (left := deadline - time.monotonic()) > 0:
+                if client.open_requests:
+                    _say(f"Draining: {client.open_requests} requests left, {left:.0f} s …")
+                await asyncio.wait({idle, force}, timeout=min(step, left), return_when=asyncio.FIRST_COMPLETED)
+            if client.open_requests:
+                log.warning("%d requests are cut off", client.open_requests)
+                await client.close()
+                if not force.done():
+                    await asyncio.wait({idle}, timeout=LAST_WORDS_SECONDS)
+        finally:
+            idle.cancel()
+            force.cancel()
+
+    def _say_ready(self, listener: Listener, keys: Keys) -> None:
+        url, option = listener.url, ""
+        if listener.path is not None:
+            url, option = "http://localhost", f"--unix-socket {listener.path} "
+        key = " -H \"Authorization: Bearer $OCTAVO_API_KEY\"" if keys.needed else ""
+        _say(f"Ready: {listener.url}   OpenAI /v1")
+        _say(f"  try: curl {option}{url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\")
+        _say(
+            '         -d \'{"messages":[{"role":"user","content":"Hello"}]}\''
+            f"            ({time.monotonic() - self._begin:.1f} s since start)"
+        )
+
+
+def _say(line: str) -> None:
+    """A line for people: standard output is for results."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,158 @@
+"""Events to a client: keep-alive comments, clients that left or do not read, errors in a stream that has begun.
+
+It moves bytes that a dialect made; it knows neither tokens nor JSON but for the error's body.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+
+import msgspec
+from starlette.types import Message, Receive, Scope, Send
+
+from octavo import logs
+from octavo.errors import OctavoError
+
+IDLE_SECONDS = 60.0  # some clients count chunks, not comments: LangChain gives up after 120 s without one
+STALLED_SECONDS = 300.0  # a client that has not read for so long is gone
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",  # a proxy must not collect chunks
+}
+log = logs.get("server")
+
+
+class ClientGone(Exception):
+    """The client closed the connection; nobody is there to be told."""
+
+
+@contextlib.asynccontextmanager
+async def while_connected(receive: Receive) -> AsyncIterator[None]:
+    """Cancels what is inside when the client leaves, and raises ClientGone. The body must have been read before."""
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watcher = asyncio.create_task(watch(), name="octavo-disconnect")
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        task.uncancel()
+        raise ClientGone from None
+    finally:
+        watcher.cancel()
+
+
+def error_chunk(error: OctavoError) -> bytes:
+    """What ends a stream that cannot go on."""
+    return b"data: " + msgspec.json.encode(error.to_openai()) + b"\n\n" + DONE
+
+
+class EventStream:
+    """An ASGI response of the byte chunks of `source`. It begins with the first chunk, so that an error before it is an
+    ordinary answer; after `ping` seconds of silence it begins with a comment.
+
+    idle: makes a chunk of the dialect that says nothing, for clients that count chunks.
+    """
+
+    def __init__(
+        self, source: AsyncGenerator[bytes, None], headers: Mapping[str, str], ping: float, idle: Callable[[], bytes]
+    ) -> None:
+        self._source = source
+        self._headers = [(k.encode(), v.encode("latin-1")) for k, v in {**HEADERS, **headers}.items()]
+        self._ping = ping
+        self._idle = idle
+        self._begun = False
+        self._writing_since: float | None = None
+        self._last = self._last_chunk = 0.0  # seconds of the loop's clock
+        self._send: Send | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises what ended `source` before the response began; ClientGone when nobody is left."""
+        self._send = send
+        self._last = self._last_chunk = asyncio.get_running_loop().time()
+        try:
+            async with contextlib.aclosing(self._source), while_connected(receive), self._kept_alive():
+                await self._pump()
+        except OctavoError as error:
+            if not self._begun:
+                raise
+            await self._write(error_chunk(error))
+        except ClientGone:
+            raise
+        except Exception:
+            if not self._begun:
+                raise
+            log.exception("a stream failed")
+            await self._write(error_chunk(OctavoError("The server failed; its log says why.")))
+        await self._write(b"", last=True)
+
+    async def _pump(self) -> None:
+        async for chunk in self._source:
+            await self._write(chunk)
+            self._last_chunk = self._last
+
+    async def _write(self, data: bytes, last: bool = False) -> None:
+        assert self._send is not None
+        loop = asyncio.get_running_loop()
+        self._writing_since = self._last = loop.time()
+        if not self._begun:
+            self._begun = True
+            start: Message = {"type": "http.response.start", "status": 200, "headers": self._headers}
+            await self._send(start)
+        await self._send({"type": "http.response.body", "body": data, "more_body": not last})
+        self._writing_since = None
+
+    @contextlib.asynccontextmanager
+    async def _kept_alive(self) -> AsyncIterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        stalled = False
+
+        async def tick() -> None:
+            nonlocal stalled
+            loop = asyncio.get_running_loop()
+            while True:
+                interval = self._ping or STALLED_SECONDS
+                await asyncio.sleep(max(0.05, self._last + interval - loop.time()))
+                now = loop.time()
+                if self._writing_since is not None:
+                    if now - self._writing_since > STALLED_SECONDS:
+                        stalled = True
+                        task.cancel()
+                        return
+                    await asyncio.sleep(interval)
+                elif self._ping and now - self._last >= self._ping:
+                    await self._keep_alive(now)
+
+        ticker = asyncio.create_task(tick(), name="octavo-keep-alive")
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not stalled:
+                raise
+            task.uncancel()
+            raise ClientGone from None
+        finally:
+            ticker.cancel()
+
+    async def _keep_alive(self, now: float) -> None:
+        if now - self._last_chunk >= IDLE_SECONDS:
+            self._last_chunk = now
+            await self._write(self._idle())
+        else:
+            await self._write(PING)

@@ -1,0 +1,208 @@
+"""For every dialect: the front that answers, and the generations of one HTTP request while they run.
+
+A request has one or several prompts of n choices each; choice c of prompt p has the number p * n + c. It knows events,
+no wire format.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import msgspec
+from starlette.requests import Request as HttpRequest
+
+from octavo import logs
+from octavo.async_llm import AsyncLLM, Generation
+from octavo.config import ServerConfig
+from octavo.errors import ModelNotServed, Unavailable
+from octavo.request import Usage
+from octavo.sampling_params import SamplingParams
+from octavo.server.health import Health
+from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
+from octavo.server.metrics import Metrics
+from octavo.text.events import Event, Finished, LogprobEntry, TextDelta
+
+SEED_BITS = 53  # of seeds made here: a receipt that JavaScript can read as a number
+log = logs.get("server")
+
+
+@dataclass
+class Front:
+    """What every route is given."""
+
+    llm: AsyncLLM
+    names: tuple[str, ...]  # of the model; answers carry the first
+    config: ServerConfig
+    health: Health
+    metrics: Metrics
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def model(self) -> str:
+        """The name in answers."""
+        return self.names[0]
+
+    def check_model(self, name: str | None) -> None:
+        """ModelNotServed unless the name is one of this model's: `:latest` and nothing count as well."""
+        if not name or name == "default" or self.config.any_model_name:
+            return
+        if name not in self.names and name.removesuffix(":latest") not in self.names:
+            raise ModelNotServed(name[:200], self.names)
+
+    async def body(self, request: HttpRequest, decoder: msgspec.json.Decoder[Any]) -> Any:
+        """A request's body as its struct, within every limit."""
+        if self.health.draining:
+            raise Unavailable("The server is shutting down.", retry_after=10.0)
+        return decode(decoder, await read_body(request.stream(), request.headers))
+
+    async def answer(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        params: SamplingParams,
+        add_special_tokens: bool,
+        salt: str | None,
+        priority: int | None,
+    ) -> Answering:
+        """Generations of all prompts. Raises InvalidRequest or ContextLengthExceeded before anything runs."""
+        check_count(len(prompts) * params.n, MAX_ANSWERS, "n", "answers in one request")
+        generations = []
+        for prompt in prompts:
+            seed = secrets.randbits(SEED_BITS) if params.seed is None else params.seed
+            generations.append(
+                await self.llm.submit(
+                    prompt, replace(params, seed=seed), add_special_tokens=add_special_tokens, salt=salt or "",
+                    priority=priority or 0,
+                )
+            )  # fmt: skip
+        return Answering(self.metrics, generations)
+
+
+class Answering:
+    """The generations of one HTTP request. Iterate `batches` once; leaving it early aborts them all."""
+
+    def __init__(self, metrics: Metrics, generations: Sequence[Generation]) -> None:
+        self.generations = generations
+        self.n = generations[0].request.params.n
+        self.choices = len(generations) * self.n
+        self._metrics = metrics
+        self._begin = time.perf_counter()
+        self._first: float | None = None
+        self._last = self._begin
+
+    async def batches(self) -> AsyncGenerator[tuple[int, list[Event]], None]:
+        """(number of the prompt, its new events), each batch as it comes."""
+        source = self._one() if len(self.generations) == 1 else self._several()
+        done = False
+        try:
+            async with aclosing(source):
+                async for prompt, events in source:
+                    self._observe(events)
+                    yield prompt, events
+            done = True
+        finally:
+            self._metrics.request_ended(self, done)
+
+    async def _one(self) -> AsyncGenerator[tuple[int, list[Event]], None]:
+        source = cast("AsyncGenerator[list[Event], None]", aiter(self.generations[0]))
+        async with aclosing(source):
+            async for events in source:
+                yield 0, events
+
+    async def _several(self) -> AsyncGenerator[tuple[int, list[Event]], None]:
+        news: asyncio.Queue[tuple[int, list[Event] | None]] = asyncio.Queue()
+
+        async def pump(number: int, generation: Generation) -> None:
+            try:
+                async for events in generation:
+                    news.put_nowait((number, events))
+            finally:
+                news.put_nowait((number, None))
+
+        tasks = [asyncio.create_task(pump(number, each)) for number, each in enumerate(self.generations)]
+        left = len(tasks)
+        try:
+            while left:
+                number, events = await news.get()
+                if events is None:
+                    left -= 1
+                    await tasks[number]  # raises what ended it
+                else:
+                    yield number, events
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _observe(self, events: list[Event]) -> None:
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = now
+            self._metrics.first_token.observe(now - self._begin)
+        else:
+            self._metrics.gap.observe(now - self._last)
+        self._last = now
+        for event in events:
+            if isinstance(event, Finished):
+                self._metrics.finished(event.reason)
+
+    # -- what is known of it -----------------------------------------------------------------------------------------
+
+    @property
+    def usage(self) -> Usage:
+        """Of all prompts together, so far."""
+        each = [generation.usage for generation in self.generations]
+        return Usage(
+            sum(one.prompt_tokens for one in each),
+            sum(one.completion_tokens for one in each),
+            sum(one.cached_tokens for one in each),
+        )
+
+    @property
+    def seconds(self) -> tuple[float, float, float]:
+        """To the first token, from there to the last one so far, in all."""
+        first = self._last if self._first is None else self._first
+        return first - self._begin, self._last - first, self._last - self._begin
+
+    @property
+    def seed(self) -> int | list[int]:
+        """The receipt: what repeats the answer; a list where each prompt has its own."""
+        seeds = [generation.seed for generation in self.generations]
+        return seeds[0] if len(set(seeds)) == 1 else seeds
+
+
+@dataclass
+class Gathered:
+    """One complete choice."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[LogprobEntry] = field(default_factory=list)
+    reason: str = "abort"
+    stop_reason: int | str | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+async def gather(answering: Answering) -> list[Gathered]:
+    """Every choice, complete, in order."""
+    choices = [Gathered() for _ in range(answering.choices)]
+    source = answering.batches()
+    async with aclosing(source):
+        async for prompt, events in source:
+            for event in events:
+                choice = choices[prompt * answering.n + event.index]
+                if isinstance(event, TextDelta):
+                    choice.texts.append(event.text)
+                    choice.token_ids += event.token_ids
+                    choice.logprobs += event.logprobs or ()
+                else:
+                    choice.reason, choice.stop_reason = str(event.reason), event.stop_reason
+    return choices
