@@ -45,6 +45,7 @@ class Runner:
         self._header = executor.step["header"]
         self._windows = [(group.index, group.window) for group in executor.facts.groups]
         self._wants_logprobs: dict[int, int] = {}  # slot -> number of top logprobs asked for
+        self._prompt_tops: dict[int, int] = {}  # the same for the prompt's
         self._header[H["magic"]], self._header[H["abi"]], self._header[H["hash"]] = MAGIC, ABI, LAYOUT_HASH
 
     def run(self, step: Step) -> StepResult:
@@ -52,6 +53,7 @@ class Runner:
         begin = time.perf_counter()
         for slot in step.closes:
             self._wants_logprobs.pop(slot, None)
+            self._prompt_tops.pop(slot, None)
         for opened in step.opens:
             self._open(opened)
         page = self._slots["page"]
@@ -89,6 +91,8 @@ class Runner:
         slots["bad_word"][slot, : len(words)] = words
         if params.logprobs is not None:
             self._wants_logprobs[slot] = params.logprobs
+        if params.prompt_logprobs is not None:
+            self._prompt_tops[slot] = params.prompt_logprobs
 
     def _open_sampler(self, slot: int, params: SamplingParams) -> None:
         slots = self._slots
@@ -180,7 +184,7 @@ class Runner:
                 result.nonfinite = True
             elif target >= 0:
                 result.prompt_logprobs = result.prompt_logprobs or []
-                result.prompt_logprobs.append(self._logprobs(at))
+                result.prompt_logprobs.append(self._logprobs(at, self._prompt_tops.get(result.slot)))
             elif not result.nonfinite:
                 result.token_ids.append(token)
                 if result.slot in self._wants_logprobs:
