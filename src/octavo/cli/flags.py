@@ -171,12 +171,15 @@ def _plain(name: str, value: str, is_object: bool) -> str:
 
 
 class OptionCommand(click.Command):
-    """A click command whose options come from config.py. `run(settings, **own)` is called with its own parameters."""
+    """A click command whose options come from config.py.
+
+    `run(settings, **own)` is called with its own parameters and returns the exit code, or None for 0.
+    """
 
     def __init__(
         self,
         name: str,
-        run: Callable[..., None],
+        run: Callable[..., int | None],
         help: str,
         *,
         nouns: Sequence[type] = NOUNS,
@@ -203,7 +206,7 @@ class OptionCommand(click.Command):
         except click.UsageError as error:
             raise ConfigError(error.format_message()) from None
 
-    def _run(self, **params: object) -> None:
+    def _run(self, **params: object) -> int | None:
         scanned: Scanned = click.get_current_context().meta["octavo.scanned"]
         own = {name: params.pop(name) for name in [param.name for param in self.own] if name}
         positional = params.pop("model_argument", None)
@@ -216,7 +219,7 @@ class OptionCommand(click.Command):
             given[name] = {**whole, **made} if isinstance(whole, dict) else made
         settings = resolve(given)
         ignored = [f"ignored: {each}" for each in dict.fromkeys(scanned.ignored)]
-        self.run(replace(settings, notices=(*settings.notices, *ignored)), **own)
+        return self.run(replace(settings, notices=(*settings.notices, *ignored)), **own)
 
     def help_text(self, path: str, keyword: str = "") -> str:
         """Help: the common options in groups; all of them for `all`; those that mention `keyword`."""
@@ -316,7 +319,7 @@ def to_markdown() -> str:
         "",
         "Made by `python3 dev docs` from src/octavo/config.py. Each is also a key of the YAML file (`--config`) and",
         "the variable `OCTAVO_ARG_<FLAG>`; precedence: flag, variable, file, default. Counts take `32k` (32,000) and",
-        "`32K` (32,768), sizes `4GiB` and `4GB`, durations `30s` and `5m`; `auto` and `-1` leave the choice to start-up.",
+        "`32K` (32,768), sizes `4GiB` and `4GB`, durations `30s` and `5m`; `auto` and `-1` leave it to start-up.",
     ]
     group = ""
     for each in (option for noun in NOUNS for option in options_of(noun)):

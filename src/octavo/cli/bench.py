@@ -1,0 +1,288 @@
+"""`octavo bench`: how fast a model runs here. Alone: llama-bench's table, and the share of the roofline.
+
+`bench latency` and `bench throughput` take vLLM's flags and print its words. All run in this process without the
+prefix cache, greedy, past the model's end ids, over prompts of pseudo-random ids.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from octavo import LLM, SamplingParams
+from octavo.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from octavo.cli.flags import OptionCommand
+from octavo.cli.terminal import Progress, ruled, say, size
+from octavo.config import EngineConfig, LogConfig, Settings, client_environment
+from octavo.engine.startup import decide_threads
+from octavo.errors import ConfigError
+from octavo.execution.ceilings import Ceilings, measure
+from octavo.execution.plan import MemoryPlan, make_plan
+from octavo.execution.step import PAGE_TOKENS
+from octavo.machine import read_machine
+from octavo.start import find_model
+
+PERCENTILES = (10, 25, 50, 75, 90, 99)
+SEED = 1  # of the prompts
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to be measured, and what is known of it."""
+
+    llm: LLM
+    checkpoint: Checkpoint
+    plan: MemoryPlan
+    threads: int
+
+    def prompts(self, count: int, length: int) -> list[list[int]]:
+        """`count` prompts of `length` ids, the same at every run."""
+        chance = random.Random(SEED)
+        return [[chance.randrange(self.plan.vocab) for _ in range(length)] for _ in range(count)]
+
+    def seconds(self, prompts: Sequence[Sequence[int]], output: int) -> float:
+        """Wall time of making `output` tokens after each prompt, all at once."""
+        params = SamplingParams(temperature=0.0, max_tokens=output, ignore_eos=True)
+        begin = time.perf_counter()
+        made = self.llm.generate(list(prompts), params, use_tqdm=False)
+        seconds = time.perf_counter() - begin
+        short = [len(each.outputs[0].token_ids) for each in made if len(each.outputs[0].token_ids) != output]
+        if short:
+            raise RuntimeError(f"{output} tokens were asked for and {short[0]} came")
+        return seconds
+
+
+def load(settings: Settings, sequences: int, tokens: int) -> Loaded:
+    """Load the model for `sequences` at once of `tokens` each, unless the options say otherwise."""
+    progress = Progress(client_environment().plain)
+    try:
+        files = find_model(settings.engine, progress.report)
+    finally:
+        progress.close()
+    checkpoint, machine = open_checkpoint(files.path), read_machine()
+    length = -(-tokens // PAGE_TOKENS) * PAGE_TOKENS
+    given = {name: settings.value(name) for name in settings.sources if name not in ("config", "model")}
+    options: dict[str, Any] = {"max_num_seqs": sequences, "max_model_len": length, "enable_prefix_caching": False}
+    options |= given
+    engine = replace(
+        settings.engine, max_num_seqs=options["max_num_seqs"], max_model_len=options["max_model_len"],
+        enable_prefix_caching=options["enable_prefix_caching"],
+    )  # fmt: skip
+    threads = decide_threads(engine, machine)
+    plan = make_plan(checkpoint, engine, free=machine.memory_free, threads=threads)
+    return Loaded(LLM(str(files.path), **options), checkpoint, plan, threads)
+
+
+# -- the table ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Test:
+    """A line of the table. `batch` sequences; prompt tokens, then made tokens; rates count what the name says."""
+
+    prompt: int
+    output: int
+    batch: int = 1
+
+    @property
+    def name(self) -> str:
+        if not self.output:
+            return f"pp{self.prompt}"
+        return f"tg{self.output}" + (f" × {self.batch}" if self.batch > 1 else "")
+
+    @property
+    def tokens(self) -> int:
+        """What the rate counts."""
+        return self.batch * (self.output or self.prompt)
+
+    def run(self, loaded: Loaded) -> float:
+        """Seconds of one run; a prompt is processed by making one token after it."""
+        return loaded.seconds(loaded.prompts(self.batch, self.prompt), self.output or 1)
+
+    def least_seconds(self, plan: MemoryPlan, ceilings: Ceilings) -> float:
+        """The time that reading weights and KV, or multiplying, takes at best: the roofline."""
+        steps = self.output or -(-self.prompt // plan.layouts.bounds.max_rows)
+        rows = self.tokens / steps
+        weights = plan.layouts.lowered.weights.values()
+        kv = self.batch * (self.output or self.prompt) / 2 * plan.page_bytes / PAGE_TOKENS
+        reading = (sum(weight.nbytes for weight in weights) + kv) / ceilings.read_bytes_per_second
+        multiplying = 0.0
+        for weight in weights:
+            used = rows if self.output or weight.n < plan.vocab else 1 / steps  # the head has one row a prompt
+            integer = weight.layout.startswith(("i8", "q"))
+            rate = ceilings.int8_ops_per_second if integer else ceilings.bf16_flops_per_second
+            multiplying += 2 * used * weight.n * weight.k / rate
+        return steps * max(reading, multiplying)
+
+
+def table(settings: Settings, n_prompt: int, n_gen: int, batch: int, repetitions: int) -> None:
+    """Measure and print the three lines and the roofline."""
+    tests = [Test(n_prompt, 0), Test(1, n_gen)] + ([Test(1, n_gen, batch)] if batch > 1 else [])
+    loaded = load(settings, batch, max(n_prompt, n_gen) + 2)
+    with loaded.llm:
+        runs = {}
+        for test in tests:
+            say(f"measuring {test.name} …")
+            test.run(loaded)  # the first run warms caches and threads
+            runs[test] = [test.run(loaded) for _ in range(repetitions)]
+    say("measuring the ceilings of this machine …")
+    ceilings = measure(isa=settings.engine.isa, threads=loaded.threads)
+    rows: list[list[str]] = [["model", "size", "backend", "threads", "test", "t/s"]]
+    about = [
+        f"{loaded.checkpoint.display_name} {loaded.checkpoint.weight_format}", size(loaded.plan.regions.weights),
+        f"native {ceilings.isa}", str(loaded.threads),
+    ]  # fmt: skip
+    for test, seconds in runs.items():
+        rates = [test.tokens / each for each in seconds]
+        spread = statistics.stdev(rates) if len(rates) > 1 else 0.0
+        rows.append([*about, test.name, f"{statistics.mean(rates):,.1f} ± {spread:,.1f}"])
+    for line in ruled(rows, right=frozenset({1, 3, 5})):
+        click.echo(line)
+    shares = [f"{test.name} {_share(test, seconds, loaded.plan, ceilings)}" for test, seconds in runs.items()]
+    click.echo(
+        f"roofline: {', '.join(shares)} of {ceilings.read_bytes_per_second / 1e9:.1f} GB/s read and "
+        f"{ceilings.int8_ops_per_second / 1e12:.2f} int8 Tops/s"
+    )
+
+
+def _share(test: Test, seconds: Sequence[float], plan: MemoryPlan, ceilings: Ceilings) -> str:
+    """How much of the roofline was reached."""
+    return f"{100 * test.least_seconds(plan, ceilings) / statistics.mean(seconds):.0f} %"
+
+
+# -- vLLM's two --------------------------------------------------------------------------------------------------------
+
+
+def latency(
+    settings: Settings,
+    input_len: int,
+    output_len: int,
+    batch_size: int,
+    num_iters_warmup: int,
+    num_iters: int,
+    output_json: str | None,
+) -> None:
+    """Time of one batch from its prompts to its last token, several times."""
+    loaded = load(settings, batch_size, input_len + output_len)
+    prompts = loaded.prompts(batch_size, input_len)
+    with loaded.llm:
+        for number in range(num_iters_warmup):
+            say(f"warm-up {number + 1} of {num_iters_warmup}")
+            loaded.seconds(prompts, output_len)
+        seconds = []
+        for number in range(num_iters):
+            seconds.append(loaded.seconds(prompts, output_len))
+            say(f"iteration {number + 1} of {num_iters}: {seconds[-1]:.3f} s")
+    percentiles = {each: percentile(seconds, each) for each in PERCENTILES}
+    click.echo(f"Avg latency: {statistics.mean(seconds):.6f} seconds")
+    for each, value in percentiles.items():
+        click.echo(f"{each}% percentile latency: {value:.6f} seconds")
+    _write(output_json, {"avg_latency": statistics.mean(seconds), "latencies": seconds, "percentiles": percentiles})
+
+
+def throughput(
+    settings: Settings, input_len: int, output_len: int, num_prompts: int, output_json: str | None
+) -> None:
+    """Requests and tokens a second when all prompts are there at once."""
+    loaded = load(settings, min(num_prompts, settings.engine.max_num_seqs), input_len + output_len)
+    with loaded.llm:
+        loaded.seconds(loaded.prompts(1, input_len), 1)
+        say(f"{num_prompts} prompts of {input_len} tokens, {output_len} tokens each …")
+        seconds = loaded.seconds(loaded.prompts(num_prompts, input_len), output_len)
+    made, read = num_prompts * output_len, num_prompts * input_len
+    click.echo(
+        f"Throughput: {num_prompts / seconds:.2f} requests/s, {(made + read) / seconds:.2f} total tokens/s, "
+        f"{made / seconds:.2f} output tokens/s"
+    )
+    click.echo(f"Total num prompt tokens:  {read}")
+    click.echo(f"Total num output tokens:  {made}")
+    figures = {
+        "elapsed_time": seconds, "num_requests": num_prompts, "total_num_tokens": made + read,
+        "requests_per_second": num_prompts / seconds, "tokens_per_second": (made + read) / seconds,
+    }  # fmt: skip
+    _write(output_json, figures)
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value below which `percent` % of the values lie, linearly between two of them."""
+    ordered = sorted(values)
+    at = (len(ordered) - 1) * percent / 100
+    below = int(at)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (at - below)
+
+
+def _write(path: str | None, figures: dict[str, Any]) -> None:
+    if path is None:
+        return
+    try:
+        Path(path).write_text(json.dumps(figures, indent=2) + "\n")
+    except OSError as error:
+        raise ConfigError(f"--output-json {path}: {error.strerror}.", flag="--output-json") from None
+
+
+def _count(flags: Sequence[str], default: int, help: str, least: int = 1) -> click.Option:
+    return click.Option(
+        list(flags), type=click.IntRange(least), default=default, metavar="N", help=f"{help} [{default}]"
+    )
+
+
+_JSON = click.Option(["--output-json"], metavar="FILE", help="the figures as JSON")
+_LENGTHS = (_count(["--input-len"], 32, "tokens of a prompt"), _count(["--output-len"], 128, "tokens made after it"))
+_NOUNS = (EngineConfig, LogConfig)
+
+TABLE = OptionCommand(
+    "bench",
+    table,
+    "Prompt processing, generation, and generation of a batch, in tokens a second, and the share of the machine's "
+    "roofline. `bench latency` and `bench throughput` take vLLM's flags.",
+    nouns=_NOUNS,
+    own=[
+        _count(["--n-prompt", "-p"], 512, "tokens of the prompt test"),
+        _count(["--n-gen", "-n"], 128, "tokens of the generation tests"),
+        _count(["--batch"], 32, "sequences of the last test; 1: without it"),
+        _count(["--repetitions", "-r"], 3, "runs of each test after one to warm up"),
+    ],
+)
+LATENCY = OptionCommand(
+    "bench latency",
+    latency,
+    "Time of one batch, from its prompts to its last token.",
+    nouns=_NOUNS,
+    own=[
+        *_LENGTHS,
+        _count(["--batch-size"], 8, "prompts at once"),
+        _count(["--num-iters-warmup"], 2, "runs before those that count", least=0),
+        _count(["--num-iters"], 5, "runs"),
+        _JSON,
+    ],
+)
+THROUGHPUT = OptionCommand(
+    "bench throughput",
+    throughput,
+    "Requests and tokens a second when all prompts are there at once.",
+    nouns=_NOUNS,
+    own=[*_LENGTHS, _count(["--num-prompts"], 64, "prompts"), _JSON],
+)
+
+
+class Bench:
+    """The command: its first word chooses."""
+
+    def main(self, args: list[str], prog_name: str, standalone_mode: bool) -> Any:
+        """As a click command's."""
+        made = {"latency": LATENCY, "throughput": THROUGHPUT}.get(args[0]) if args else None
+        if made is None:
+            return TABLE.main(args, prog_name=prog_name, standalone_mode=standalone_mode)
+        return made.main(args[1:], prog_name=f"{prog_name} {args[0]}", standalone_mode=standalone_mode)
+
+
+command = Bench()

@@ -1,0 +1,63 @@
+"""`octavo serve`: a supervised engine behind the HTTP front, and what is printed until it is ready.
+
+The life of the server (address, signals, drain) is server/run.py's; this file gives it the model and shows the summary.
+It knows no route and no step.
+"""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from octavo import __version__, logs
+from octavo.cli.flags import OptionCommand, to_yaml
+from octavo.cli.terminal import Progress, say
+from octavo.config import Settings, client_environment
+
+LABEL = 10  # columns of the summary's first word
+IGNORED = "ignored: "  # how cli/flags.py begins a notice of a flag without effect
+
+
+def run(settings: Settings, print_config: bool) -> int:
+    """Serve until told to end; the exit code. Raises what loading raises, AddressInUse, EngineDiedTooOften."""
+    if print_config:
+        click.echo(to_yaml(settings), nl=False)
+        return 0
+    from octavo.server.run import Backend, run_server  # 150 ms that --help and --print-config need not wait
+
+    begin = time.monotonic()
+    logs.set_up(settings.log.log_level, json_lines=settings.log.log_json)
+    say(f"octavo {__version__} · {settings.engine.model}")
+
+    async def load() -> Backend:
+        from octavo.start import start_served
+
+        progress = Progress(client_environment().plain)
+        try:
+            served = await start_served(settings, progress.report)
+        finally:
+            progress.close()
+        names = tuple(dict.fromkeys(settings.server.served_model_name or served.files.names))
+        for line in summary(served.llm.info.summary, settings):
+            say(line)
+        supervisor = served.supervisor
+        return Backend(served.llm, names, lambda: supervisor.healthy, supervisor.stop, supervisor.failure)
+
+    return run_server(load, settings.server, begin)
+
+
+def summary(engine: tuple[str, ...], settings: Settings) -> list[str]:
+    """The engine's lines, flags without effect, and notices of the environment, in one column of labels."""
+    ignored = [notice.removeprefix(IGNORED) for notice in settings.notices if notice.startswith(IGNORED)]
+    notices = [notice for notice in settings.notices if not notice.startswith(IGNORED)]
+    lines = [*engine, *([f"{'ignored':{LABEL}}{', '.join(ignored)}"] if ignored else [])]
+    return [f"  {line}" for line in [*lines, *(f"{'notice':{LABEL}}{notice}" for notice in notices)]]
+
+
+command = OptionCommand(
+    "serve",
+    run,
+    "Serve a model over HTTP: OpenAI's routes under /v1. Without MODEL: smollm2:135m.",
+    own=[click.Option(["--print-config"], is_flag=True, help="print all options as YAML for --config, and end")],
+)
