@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,6 +81,24 @@ class ReferenceExecutor:
             if observe is not None:
                 observe(node, result)
         return {name: values[value] for name, value in program.outputs.items() if value.dtype != "state"}
+
+    def evaluate(self, node: Node, given: Mapping[Value, Any]) -> Any:
+        """One node on numpy arrays (or quantized rows) by operand; weights, tables and the cache are our own.
+
+        Gives a numpy array, or the quantized rows.
+        """
+        values: dict[Value, Any] = {}
+        for value in node.operands:
+            if value.kind == "weight":
+                values[value] = self.weights[value.name]
+            elif value.kind == "table":
+                values[value] = self._table(value.program, value.name)
+            elif value.dtype != "state":
+                found = given[value]
+                values[value] = torch.from_numpy(found) if isinstance(found, np.ndarray) else found
+        with torch.no_grad():
+            result = self._node(node, values)
+        return result.numpy() if isinstance(result, Tensor) else result
 
     def _table(self, program: Program, name: str) -> Tensor:
         if name not in self._tables:

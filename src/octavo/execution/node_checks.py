@@ -1,0 +1,373 @@
+"""One lowered node against its origin: each op inside of it held against its contract, on the reference's inputs.
+
+Products must be bit-equal to the scalar oracle of order on weights packed anew from the file, quantized rows to its
+rounding, pages to the rounding of their dtype; every other op stays within the bound that its declaration computes on
+the inputs that it really had. It knows what should come out; how nodes are opened is probe.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from octavo.checkpoints.checkpoint import Checkpoint
+from octavo.execution.kv_pages import KEYS, PAGE, VALUES, KvPages
+from octavo.execution.native import NativeExecutor
+from octavo.execution.plan import MemoryPlan
+from octavo.execution.probe import LinearArgs, Probes, read_linear
+from octavo.kernels import library
+from octavo.kernels.reference.sample import sample
+from octavo.lowering.lowered import LoweredNode, WeightArg
+from octavo.ops.op import EPS, op_of
+from octavo.ops.quantize import GROUP, act_row_bytes
+from octavo.program.graph import Node, Value
+from octavo.quantization.format import format_named
+from octavo.quantization.panels import PANEL, layout_named, pack_into, packed_bytes
+
+ORACLE, BOUND, EXACT, WHOLE = "scalar oracle, bit-equal", "the op's own bound", "exact", "the node as it is"
+BF16_EPS = 2.0**-9  # avx512bf16 rounds q and p of attention over bf16 pages
+ORACLE_PRODUCTS = 1 << 26  # multiply-adds per weight that the scalar oracle is asked for: it takes 3 ns each
+COLUMNS = 4096  # of a product that are bounded at a time: keeps float64 copies small
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One op of one node. `ratio`: the worst error in units of what is allowed; infinite where bits must be equal."""
+
+    node: str
+    region: str
+    op: str
+    weights: tuple[str, ...]
+    against: str
+    ratio: float
+    detail: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.ratio <= 1
+
+    def __str__(self) -> str:
+        weights = f" with {', '.join(self.weights)}" if self.weights else ""
+        return f"{self.op}{weights} of {self.node}: {self.ratio:.3g} x ({self.against}) {self.detail}".rstrip()
+
+
+class NodeChecks:
+    """Checks on an executor whose flat step describes the rows that `values` (by Value, of the reference) belong to."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, plan: MemoryPlan, executor: NativeExecutor, reference: Any,
+        values: Mapping[Value, Any], probes: Probes,
+    ) -> None:  # fmt: skip
+        self._checkpoint, self._plan, self._executor = checkpoint, plan, executor
+        self._reference, self._values, self._probes = reference, values, probes
+        self._fused = executor.isa != "portable"
+        layouts = plan.layouts
+        self._pages = [KvPages(group, executor.region("kv"), layouts.page_bytes) for group in layouts.lowered.groups]
+        self._kinds: dict[str, Callable[[LoweredNode, int], Iterator[Check]]] = {
+            "embedding": self._embedding, "linear": self._linear, "attention": self._attention, "sample": self._sample,
+        }  # fmt: skip
+
+    def of(self, node: LoweredNode, rows: int) -> Iterator[Check]:
+        """The checks of a node, in the order of its ops."""
+        return self._kinds[node.name](node, rows)
+
+    # -- kinds of nodes ------------------------------------------------------------------------------------------------
+
+    def _embedding(self, node: LoweredNode, rows: int) -> Iterator[Check]:
+        self._probes.run(node, rows)
+        (op,) = node.origin.nodes
+        yield self._bounded(node, op, self._floats(node, op.output, rows), self._values)
+
+    def _linear(self, node: LoweredNode, rows: int) -> Iterator[Check]:
+        linear, ops = read_linear(node.args), node.origin.nodes
+        self._place(node)
+        self._probes.run(node, rows)
+        whole = self._outputs(node, rows)
+        before = list(takewhile(lambda op: op.op.name != "linear", ops))
+        anchors = {op.operands[1].name: op for op in ops if op.op.name == "linear"}
+        acts, checks = yield_checks(self._prologue(node, linear, before, next(iter(anchors.values())), rows))
+        yield from checks
+        self._place(node)
+        products = self._probes.products(linear, rows)
+        have: dict[Value, Array] = {}
+        groups: dict[Value, int] = {}
+        for number, group in enumerate(linear.groups):
+            for (weight, _), found in zip(group.weights, products[number], strict=True):
+                if not isinstance(weight, WeightArg):
+                    raise TypeError(f"{node!r}: {weight} is no weight")
+                anchor = anchors[weight.name]
+                have[anchor.output], groups[anchor.output] = found[:, : anchor.output.width], number
+                yield from self._product(node, anchor, acts, linear.quantized, have[anchor.output])
+        self._place(node)
+        opened = self._probes.epilogues(linear, rows)
+        same = self._outputs(node, rows)
+        yield self._equal(node, "linear", (), WHOLE, concatenated(same), concatenated(whole))
+        yield from self._steps(node, ops[len(before) :], have, groups, opened, rows)
+
+    def _attention(self, node: LoweredNode, rows: int) -> Iterator[Check]:
+        op, *rest = node.origin.nodes
+        self._place(node)
+        self._probes.run(node, rows)
+        whole = self._outputs(node, rows)
+        self._place(node)
+        found = self._probes.attention(node, op.output.width, rows)
+        yield self._attended(node, op, found)
+        same = self._outputs(node, rows)
+        yield self._equal(node, "attention", (), WHOLE, concatenated(same), concatenated(whole))
+        yield from self._steps(node, rest, {op.output: found}, {op.output: 0}, [[]], rows)
+
+    def _sample(self, node: LoweredNode, rows: int) -> Iterator[Check]:
+        """Ids and ranks of the reference's own logits."""
+        self._place(node)
+        self._probes.run(node, rows)
+        (op,) = node.origin.nodes
+        found = {name: self._executor.step[name][:rows].copy() for name in ("out_token", "out_rank")}
+        step = {name: field.copy() for name, field in self._executor.step.items()}
+        sample(np.ascontiguousarray(self._values[op.operands[0]]), step, self._executor.slots)
+        for name, values in found.items():
+            yield self._equal(node, "sample", (), EXACT, values, step[name][:rows], name)
+
+    # -- parts of a phase ----------------------------------------------------------------------------------------------
+
+    def _prologue(
+        self, node: LoweredNode, linear: LinearArgs, before: list[Node], anchor: Node, rows: int
+    ) -> Iterator[Check | Array]:
+        """Checks, then the activations that the products read: quantized rows as bytes, or floats."""
+        source = before[0].operands[0] if before else anchor.operands[0]
+        given = self._values[source]
+        if source.dtype == "acts":
+            yield quantized_bytes(given)
+            return
+        x: Floats = np.ascontiguousarray(given)
+        have: dict[Value, Array] = {source: x}
+        for op in before:
+            if op.op.name == "gather_rows":
+                x = np.ascontiguousarray(x[self._values[op.operands[1]]])
+            elif op.op.name == "rms_norm":
+                self._place(node)
+                normed = self._probes.prologue(linear, op.output.width, rows)
+                yield self._bounded(node, op, normed, {**have, op.operands[0]: x})
+                x = normed
+        if not linear.quantized:
+            yield x
+            return
+        self._place(node)
+        self._probes.products(linear, rows)
+        found = self._bytes(linear.acts.buffer, rows, act_row_bytes(x.shape[1]))
+        yield self._quantized(node, found, x)
+        yield found
+
+    def _steps(
+        self, node: LoweredNode, ops: list[Node], have: dict[Value, Array], groups: dict[Value, int],
+        opened: list[list[Floats]], rows: int,
+    ) -> Iterator[Check]:  # fmt: skip
+        """The epilogue, op by op, each on what the native op before it gave."""
+        stored = [iter(some) for some in opened]
+        for op in ops:
+            name, data = op.op.name, op.operands[0]
+            if name == "linear":
+                continue
+            if name == "quantize":
+                found = self._bytes(node.writes[op.output.name], rows, act_row_bytes(op.output.width))
+                yield self._quantized(node, found, have[data])
+            elif name == "kv_write":
+                yield self._written(node, op, have[data])
+            else:
+                groups[op.output] = groups[data]
+                result = self._floats(node, op.output, rows) if name == "add" else next(stored[groups[data]])
+                have[op.output] = result[:, : op.output.width]
+                yield self._bounded(node, op, have[op.output], {**self._values, **have})
+
+    # -- one op against its contract -----------------------------------------------------------------------------------
+
+    def _bounded(self, node: LoweredNode, op: Node, found: Array, given: Mapping[Value, Any]) -> Check:
+        wanted = self._reference.evaluate(op, given)
+        operands = [self._operand(value, given) for value in op.operands if value.dtype != "state"]
+        bound = op_of(op).bound(op.attrs, *operands)
+        ratio = worst_ratio(found, wanted, bound)
+        return Check(f"{node!r}", node.region, op.op.name, _weights(op), BOUND, ratio)
+
+    def _product(self, node: LoweredNode, op: Node, acts: Array, quantized: bool, found: Floats) -> Iterator[Check]:
+        """Bits against the oracle on freshly packed weights; the same product in float32 within its bound."""
+        name, k = op.operands[1].name, op.operands[1].width
+        place = self._plan.layouts.places[name]
+        packed = self._packed(name)
+        rows = min(len(acts), max(2, ORACLE_PRODUCTS // (place.n * k)))
+        some = np.ascontiguousarray(acts[:rows])
+        panels = -(-place.n // PANEL)
+        wanted = library.oracle_linear(
+            place.layout, packed, k, some.view(np.uint8), rows=rows, panels=panels, fused=self._fused
+        )
+        yield self._equal(node, "linear", (name,), ORACLE, found[:rows], wanted[:, : place.n])
+        x = dequantized(acts, k) if quantized else acts
+        weight = self._reference.weights[name].numpy()
+        ratio = 0.0
+        for first in range(0, place.n, COLUMNS):
+            columns = weight[first : first + COLUMNS]
+            bound = op_of(op).bound(op.attrs, x, columns, quantized=quantized)
+            exact = x.astype(np.float64) @ columns.T.astype(np.float64)
+            ratio = max(ratio, worst_ratio(found[:, first : first + COLUMNS], exact, bound))
+        yield Check(f"{node!r}", node.region, "linear", (name,), BOUND, ratio)
+
+    def _attended(self, node: LoweredNode, op: Node, found: Floats) -> Check:
+        """Row by row: the bound needs the visible keys."""
+        attrs, group = op.attrs, op.attrs["group"]
+        wanted = self._reference.evaluate(op, self._values)
+        keys, values = (self._pool(group, attrs["layer"], which) for which in (KEYS, VALUES))
+        lo, hi = (self._values[op.operands[index]][group] for index in (4, 5))
+        narrow = self._executor.isa == "avx512bf16" and self._pages[group].narrow
+        ratio = 0.0
+        for row, q in enumerate(self._values[op.operands[0]]):
+            seen = slice(int(lo[row]), int(hi[row]))
+            bound = op_of(op).bound(
+                attrs, q.reshape(attrs["heads"], -1), keys[seen], values[seen], rounding=BF16_EPS if narrow else EPS
+            )
+            ratio = max(ratio, worst_ratio(found[row], wanted[row], bound.reshape(-1)))
+        return Check(f"{node!r}", node.region, "attention", (), BOUND, ratio)
+
+    def _quantized(self, node: LoweredNode, found: Array, x: Floats) -> Check:
+        k = x.shape[1]
+        used = k + k // GROUP * 8 + k // 16 * 4
+        return self._equal(node, "quantize", (), ORACLE, found[:, :used], library.oracle_quantize(x)[:, :used])
+
+    def _written(self, node: LoweredNode, op: Node, x: Floats) -> Check:
+        """The rows in their pages, against their rounding."""
+        attrs, pages = op.attrs, self._pages[op.attrs["group"]]
+        positions, slots, page = (self._values[value] for value in op.operands[1:])
+        at = page[slots, attrs["group"], positions // PAGE]
+        found = pages.bits(attrs["layer"], attrs["which"])[at, positions % PAGE]
+        return self._equal(node, "kv_write", (), EXACT, found, pages.rounded(x.reshape(found.shape)))
+
+    def _equal(
+        self, node: LoweredNode, op: str, weights: tuple[str, ...], against: str, found: Array, wanted: Array,
+        what: str = "",
+    ) -> Check:  # fmt: skip
+        differs = np.ascontiguousarray(found).view(np.uint8) != np.ascontiguousarray(wanted).view(np.uint8)
+        detail = what
+        if differs.any():
+            first = np.argwhere(differs)[0]
+            first[-1] //= found.itemsize
+            detail = f"{what} first at {tuple(int(each) for each in first)}".strip()
+        return Check(f"{node!r}", node.region, op, weights, against, float("inf") if differs.any() else 0.0, detail)
+
+    # -- memory --------------------------------------------------------------------------------------------------------
+
+    def _place(self, node: LoweredNode) -> None:
+        """The reference's inputs into the arena, and its keys and values into the pages."""
+        for name, buffer in node.reads.items():
+            value = node.origin.inputs[name]
+            given = self._values[value]
+            if value.dtype == "acts":
+                rows = quantized_bytes(given)
+                self._executor.arena_view(buffer, rows.nbytes)[:] = rows.reshape(-1)
+                continue
+            about = self._executor.layouts.lowered.arena.buffers[buffer]
+            memory = self._executor.arena_view(buffer, len(given) * about.row_bytes).view(np.float32)
+            memory.reshape(len(given), about.ld)[:, : given.shape[1]] = given
+        for op in node.origin.nodes:
+            if op.op.name == "attention":
+                group, layer = op.attrs["group"], op.attrs["layer"]
+                for which in (KEYS, VALUES):
+                    self._pages[group].write(layer, which, self._reference.caches[group].pools[layer, which].numpy())
+
+    def _outputs(self, node: LoweredNode, rows: int) -> list[Array]:
+        """Copies of everything that the node leaves: arena buffers and pages."""
+        found: list[Array] = []
+        for name, buffer in node.writes.items():
+            value = node.origin.outputs[name]
+            if value.dtype == "acts":
+                k = value.width
+                found.append(self._bytes(buffer, rows, act_row_bytes(k))[:, : k + k // GROUP * 8 + k // 16 * 4])
+            elif value.dtype == "f32":
+                found.append(self._floats(node, value, rows))
+        for op in node.origin.nodes:
+            if op.op.name == "kv_write":
+                found.append(self._pages[op.attrs["group"]].bits(op.attrs["layer"], op.attrs["which"]))
+        return found
+
+    def _floats(self, node: LoweredNode, value: Value, rows: int) -> Floats:
+        buffer = self._executor.layouts.lowered.arena.buffers[node.writes[value.name]]
+        memory = self._executor.arena_view(buffer.name, rows * buffer.row_bytes).view(np.float32)
+        return memory.reshape(rows, buffer.ld)[:, : value.width].copy()
+
+    def _bytes(self, buffer: str, rows: int, row_bytes: int) -> Array:
+        return self._executor.arena_view(buffer, rows * row_bytes).reshape(rows, row_bytes).copy()
+
+    def _packed(self, name: str) -> NDArray[np.uint8]:
+        """A weight packed anew from the file: not what lies in memory, which is under examination."""
+        place = self._plan.layouts.places[name]
+        layout, fmt, source = layout_named(place.layout), format_named(place.source.format), place.source
+        raw = self._checkpoint.read(source.name)
+        if source.rows is not None:
+            raw = raw.reshape(place.n, fmt.row_bytes(place.k))[source.rows].reshape(-1)
+        packed = np.empty(packed_bytes(layout, place.n, place.k), np.uint8)
+        pack_into(packed, fmt, raw, place.n, place.k, layout)
+        return packed
+
+    def _pool(self, group: int, layer: int, which: int) -> Floats:
+        """Keys or values by position [positions, kv_heads, head_dim] of the one sequence: its pages are 1, 2, ..."""
+        pool: Floats = self._reference.caches[group].pools[layer, which].numpy()
+        return pool[1:].reshape(-1, *pool.shape[2:])
+
+    def _operand(self, value: Value, given: Mapping[Value, Any]) -> Array:
+        if value.kind == "weight":
+            return np.asarray(self._reference.weights[value.name].numpy())
+        if value.kind == "table":
+            return value.program.tables[value.name].make()
+        return np.asarray(given[value])
+
+
+def yield_checks(parts: Iterator[Check | Array]) -> tuple[Array, list[Check]]:
+    """The array at the end, and the checks before it."""
+    *checks, last = parts
+    if isinstance(last, Check):
+        raise TypeError("a prologue ends with its activations")
+    return last, [check for check in checks if isinstance(check, Check)]
+
+
+def concatenated(arrays: list[Array]) -> NDArray[np.uint8]:
+    if not arrays:
+        return np.empty(0, np.uint8)
+    return np.concatenate([np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in arrays])
+
+
+def worst_ratio(found: Array, wanted: Array, bound: Array) -> float:
+    """Largest |found - wanted| / bound; infinite for a NaN, or where a difference meets a bound of 0."""
+    error = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(error == 0, 0.0, error / bound)
+    return float(np.nan_to_num(ratio, nan=np.inf).max(initial=0.0))
+
+
+def quantized_bytes(rows: Any) -> NDArray[np.uint8]:
+    """The reference's quantized rows (x int8 [M, K], scale [M, K / 32]) as bytes of native/kernel.h."""
+    x, scale = rows.x.numpy(), rows.scale.numpy()
+    count, k = x.shape
+    out = np.zeros((count, act_row_bytes(k)), np.uint8)
+    sums = x.reshape(count, k // 16, 16).astype(np.int32).sum(axis=2, dtype=np.int32)
+    scaled = scale * sums.reshape(count, -1, 2).sum(axis=2).astype(np.float32)
+    at = 0
+    for part in (x, scale, scaled.astype(np.float32), sums):
+        data = np.ascontiguousarray(part).view(np.uint8)
+        out[:, at : at + data.shape[1]] = data
+        at += data.shape[1]
+    return out
+
+
+def dequantized(acts: NDArray[np.uint8], k: int) -> Floats:
+    """[rows, K] float32 of quantized rows."""
+    x = acts[:, :k].view(np.int8).astype(np.float32).reshape(len(acts), -1, GROUP)
+    scale = np.ascontiguousarray(acts[:, k : k + k // GROUP * 4]).view(np.float32)
+    return (x * scale[:, :, None]).reshape(len(acts), k)
+
+
+def _weights(op: Node) -> tuple[str, ...]:
+    return tuple(value.name for value in op.operands if value.kind == "weight")
