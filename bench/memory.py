@@ -19,6 +19,7 @@ from served import serve
 KV = "256MiB"
 FLAGS = ("--kv-cache-memory", KV, "--max-num-seqs", "32", "--no-enable-prefix-caching")
 VOCAB = 49000
+PROMPT = 64
 
 
 def measured(model: str) -> dict[str, float]:
@@ -39,12 +40,12 @@ def measured(model: str) -> dict[str, float]:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        # Every block of the pool is owned at some moment: 32 requests of an even share, the last ids preempted or not.
-        length = plan["kv_tokens"] // 32 - 16
+        # Short prompts and long answers: all 32 run together when the last block of the pool is taken.
+        length = plan["kv_tokens"] // 32
 
         def request(_: int) -> None:
-            ids = [source.randrange(VOCAB) for _ in range(length - 32)]
-            body = {"prompt": ids, "max_tokens": 48, "temperature": 0, "ignore_eos": True}
+            ids = [source.randrange(VOCAB) for _ in range(PROMPT)]
+            body = {"prompt": ids, "max_tokens": length - PROMPT, "temperature": 0, "ignore_eos": True}
             server.post("/v1/completions", body)
 
         with ThreadPoolExecutor(32) as pool:

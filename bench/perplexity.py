@@ -69,8 +69,9 @@ class Native:
 
     def __init__(self, checkpoint: Checkpoint, *, isa: str, kv: str, threads: int | None) -> None:
         config = EngineConfig(
-            max_model_len=WINDOW, max_num_seqs=1, max_num_batched_tokens=ROWS, kv_cache_dtype=kv, isa=isa, threads=threads
-        )
+            max_model_len=WINDOW, max_num_seqs=1, max_num_batched_tokens=ROWS, kv_cache_dtype=kv, isa=isa,
+            threads=threads,
+        )  # fmt: skip
         machine = read_machine()
         plan = make_plan(checkpoint, config, free=machine.memory_free, threads=threads or machine.threads)
         self.executor = NativeExecutor(plan.layouts, plan.vocab, "", isa=isa)
@@ -90,8 +91,12 @@ class Native:
         for start in range(0, len(ids), ROWS):
             count = min(ROWS, len(ids) - start)
             run = RowRun(0, start, count, start + count == len(ids), first)
-            begin = {"opens": (opened,), "pages": pages, "zero_pages": self._pages} if start == 0 else {}
-            (result,) = self._runner.run(Step(0, (run,), **begin)).runs
+            first_step = start == 0
+            step = Step(
+                0, (run,), (opened,) if first_step else (), (), pages if first_step else (),
+                self._pages[start // 16 : (start + count) // 16],
+            )  # fmt: skip
+            (result,) = self._runner.run(step).runs
             found += result.prompt_logprobs or []
         self._runner.run(Step(0, closes=(0,)))
         return found
@@ -191,7 +196,8 @@ def compare_losses(native: Native, ids: Sequence[int], wanted: Sequence[float], 
 
 def compare_greedy(native: Native, ids: Sequence[int], packed: str) -> None:
     best = np.frombuffer(zlib.decompress(base64.b64decode(packed)), "<i4").reshape(PROMPTS, LAST)
-    equal = [native.last_logits(prompt).argmax(axis=1) == wanted for prompt, wanted in zip(prompts(ids), best, strict=True)]
+    found = (native.last_logits(prompt).argmax(axis=1) for prompt in prompts(ids))
+    equal = [mine == wanted for mine, wanted in zip(found, best, strict=True)]
     print(f"greedy agreement   {np.mean(equal):.4%} of {PROMPTS * LAST} positions; "
           f"at the end of a prompt {np.mean([each[-1] for each in equal]):.0%}")  # fmt: skip
 
