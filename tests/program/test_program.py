@@ -103,6 +103,9 @@ def test_costs_follow_the_symbols() -> None:
     assert op.bytes(linear, {linear.operands[1].name: 1000}).at({"T": 3}) == 3 * 64 * 4 * 2 + 1000
     attention = next(node for node in program.nodes if node.op.name == "attention")
     assert op_of(attention).operations(attention).at({"visible_keys.0": 10}) == 10 * 4 * 64
+    assert op_of(attention).bytes(attention, {}).at({"T": 3, "kv_seen.0": 500}) == 3 * 64 * 4 * 2 + 500
+    written = next(node for node in program.nodes if node.op.name == "kv_write")
+    assert op_of(written).bytes(written, {}).at({"T": 3, "kv_written.0": 400}) == 3 * 32 * 4 + 200
     assert op_of(attention).workspace(attention, {"T": 2, "L": 300}) == 64 * -(-(2 * 4 * 2 * 18 * 4) // 64)
     assert repr(op).startswith("linear (anchor, row): accumulate int32")
     assert constant(4).constant == 4

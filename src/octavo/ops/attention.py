@@ -12,7 +12,7 @@ import numpy as np
 
 from octavo.ops.op import EPS, TINY, Array, Attrs, Contract, Floats64, Locality, Op, Results, bit_equal, gamma
 from octavo.program.graph import Node, Value
-from octavo.program.symbols import Sum, Values, visible_keys
+from octavo.program.symbols import Sum, Values, kv_seen, kv_written, visible_keys
 
 SPLIT = 256  # keys of a split (native/kernel.h kSplit)
 PARTIAL_ROWS = 64  # rows whose partial results have room at once; more rows go in blocks
@@ -22,9 +22,14 @@ def _written(operands: Sequence[Value], attrs: Attrs) -> Results:
     return [((), "state")]
 
 
+def _half(node: Node) -> Sum:
+    """Keys or values of the rows."""
+    return Sum((kv_written(node.attrs["group"]).ceil_div(2),))
+
+
 KV_WRITE = Op(
     "kv_write", "row", Locality.HEAD, Contract("none", "none", exact=True, note="to nearest, ties to even"),
-    _written, bit_equal,
+    _written, bit_equal, state=_half,
 )  # fmt: skip
 
 
@@ -59,11 +64,8 @@ def _operations(node: Node) -> Sum:
     return Sum((visible_keys(node.attrs["group"]) * (4 * node.operands[0].width),))
 
 
-def _reads(node: Node) -> Sum:
-    """Keys and values (bf16) once per row: an upper bound, rows of a sequence share their reads."""
-    keys = visible_keys(node.attrs["group"])
-    row = 4 * node.operands[0].width
-    return Sum((keys * (4 * node.attrs["kv_heads"] * node.attrs["head_dim"]), node.operands[0].shape[0] * row))
+def _seen(node: Node) -> Sum:
+    return Sum((kv_seen(node.attrs["group"]),))
 
 
 def _workspace(node: Node, bounds: Values) -> int:
@@ -77,7 +79,7 @@ def _workspace(node: Node, bounds: Values) -> int:
 ATTENTION = Op(
     "attention", "anchor", Locality.SEQUENCE,
     Contract("float32", "keys ascending in tiles of 32, splits of 256 from position 0 merged ascending"),
-    _attended, _bound, _operations, _workspace, _reads,
+    _attended, _bound, _operations, _workspace, state=_seen,
 )  # fmt: skip
 
 

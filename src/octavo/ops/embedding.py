@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from octavo.ops.op import EPS, Array, Attrs, Contract, Floats64, Locality, Op, Results, bit_equal
-from octavo.program.graph import Node, Value
+from octavo.program.graph import DTYPES, Node, Value
 from octavo.program.symbols import Sum, product
 
 
@@ -41,7 +41,14 @@ def _gather_bound(attrs: Attrs, x: Array, index: Array) -> Floats64:
     return bit_equal(attrs, x[index])
 
 
-GATHER_ROWS = Op("gather_rows", "row", Locality.ROW, Contract("none", "none", exact=True), _gathered, _gather_bound)
+def _gathered_bytes(node: Node) -> Sum:
+    return Sum((product(node.output.shape) * DTYPES[node.output.dtype],))
+
+
+GATHER_ROWS = Op(
+    "gather_rows", "row", Locality.ROW, Contract("none", "none", exact=True), _gathered, _gather_bound,
+    reads=_gathered_bytes,
+)  # fmt: skip
 
 
 def embedding(ids: Value, table: Value, *, scale: float = 1.0) -> Value:

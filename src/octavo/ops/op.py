@@ -54,7 +54,7 @@ class Contract:
         return "; ".join(parts)
 
 
-def _no_operations(node: Node) -> Sum:
+def nothing(node: Node) -> Sum:
     return Sum()
 
 
@@ -73,9 +73,10 @@ class Op:
     contract: Contract
     results: Callable[[Sequence[Value], Attrs], Results]
     bound: Callable[..., Floats64]
-    operations: Callable[[Node], Sum] = _no_operations
+    operations: Callable[[Node], Sum] = nothing
     workspace: Callable[[Node, Values], int] = _no_workspace
     reads: Callable[[Node], Sum] | None = None  # bytes where they are not those of all operands
+    state: Callable[[Node], Sum] = nothing  # bytes of the cache, read or written
 
     def __call__(self, *operands: Value, **attrs: Any) -> Value:
         """Append a node to the Program of the first operand; its first output."""
@@ -86,15 +87,18 @@ class Op:
         return f"{self.name} ({self.kind}, {self.locality.name.lower()}): {self.contract!r}"
 
     def bytes(self, node: Node, weight_bytes: Mapping[str, int]) -> Sum:
-        """Memory traffic of a node that runs alone; `weight_bytes` are the packed sizes of weights by name."""
-        written = Sum(tuple(_size(value) for value in node.outputs if value.shape))
+        """Memory traffic of a node that runs alone; `weight_bytes` are the packed sizes of weights by name.
+
+        Fields of the flat step, slots and computed tables are left out: they stay in the processor's caches.
+        """
+        written = Sum(tuple(_size(value) for value in node.outputs if value.shape)) + self.state(node)
         if self.reads is not None:
             return self.reads(node) + written
         read = []
         for value in node.operands:
             if value.kind == "weight" and value.name in weight_bytes:
                 read.append(Dim(None, 0, weight_bytes[value.name]))
-            elif value.shape and value.kind != "table":
+            elif value.shape and value.kind != "table" and value.source is None:
                 read.append(_size(value))
         return Sum(tuple(read)) + written
 

@@ -1,8 +1,9 @@
 """Dimensions: affine expressions over named symbols, and sums of them.
 
 T token rows, S sequences, R rows that need logits. A symbol has a bound from the configuration; 0 is legal.
-Metric symbols (`visible_keys.0`: sum over the rows of the keys that they see in group 0) size nothing; they make bytes
-and operations exact once a step is known. It knows no op and no memory.
+Metric symbols size nothing; they make bytes and operations exact once a step is known: for state group 0
+`visible_keys.0` (keys seen by all rows together), `kv_seen.0` and `kv_written.0` (bytes of one layer's cache). It knows no
+op and no memory.
 """
 
 from __future__ import annotations
@@ -80,6 +81,16 @@ R = Dim("R")
 def visible_keys(group: int) -> Dim:
     """The metric symbol of a state group: keys seen by all rows of a step together."""
     return Dim(f"visible_keys.{group}")
+
+
+def kv_seen(group: int) -> Dim:
+    """Bytes of one layer's keys and values that rows of a step see; what rows of one sequence share counts once."""
+    return Dim(f"kv_seen.{group}")
+
+
+def kv_written(group: int) -> Dim:
+    """Bytes of one layer's keys and values that a step writes."""
+    return Dim(f"kv_written.{group}")
 
 
 @dataclass(frozen=True)
