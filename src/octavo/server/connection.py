@@ -49,16 +49,18 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         if not self._in_head:  # a later request of the connection
-            self._in_head, self._head_bytes = True, 0
+            self._in_head, self._head_bytes = True, 1  # at least one byte has come
             self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_slow)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
-        self._cancel_deadline()
+        if self._refused:
+            return
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if size > MAX_HEAD or len(self.headers) > MAX_HEADERS:
             self._refuse(_head_too_large())
             return
+        self._in_head = False
+        self._cancel_deadline()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -82,10 +84,15 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _refuse(self, error: OctavoError) -> None:
-        """Answer and close; nothing more of this connection is read."""
+        """Answer and close; nothing more of this connection is read. While an earlier request is being answered there
+        is no place for these words: the connection just ends."""
         self._refused = True
         self._cancel_deadline()
         if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and (self._in_head or cycle.response_started):
+            self.transport.close()
             return
         body = msgspec.json.encode(error.to_openai())
         self.transport.write(
