@@ -62,7 +62,7 @@ def oracle_linear(layout: str, weights: npt.NDArray[np.uint8], k: int, acts: npt
 
 
 def oracle_quantize(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Rows [rows, K] -> quantized rows [rows, act_row_bytes(K)], as every kernel must give them; the padding is zero."""
+    """[rows, K] -> quantized rows [rows, act_row_bytes(K)], as every kernel must give them; the padding is zero."""
     rows, k = x.shape
     source = np.ascontiguousarray(x, np.float32)
     out = np.zeros((rows, (k + k // 32 * 8 + k // 16 * 4 + 63) // 64 * 64), np.uint8)
