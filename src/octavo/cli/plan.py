@@ -69,7 +69,10 @@ def run(settings: Settings, as_json: bool) -> None:
 
 def _whole(checkpoint: Checkpoint, engine: EngineConfig, threads: int) -> MemoryPlan:
     """The plan as if there were memory for it: one sequence of the context asked for."""
-    return make_plan(checkpoint, replace(engine, kv_cache_memory=None), free=ANY_MEMORY, threads=threads)
+    free = replace(engine, kv_cache_memory=None)
+    plan = make_plan(checkpoint, free, free=ANY_MEMORY, threads=threads)
+    one = -(-plan.context // PAGE_TOKENS) * plan.page_bytes
+    return make_plan(checkpoint, replace(free, kv_cache_memory=one), free=ANY_MEMORY, threads=threads)
 
 
 def table(

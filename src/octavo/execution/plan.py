@@ -109,15 +109,25 @@ def _shrink(
         made = plan(reduced, 1 + pages)
         if made.total <= made.allowed:
             return made
-    needed = plan(context, 1 + -(-context // PAGE_TOKENS))
-    regions = needed.regions
-    shorter = fitting // PAGE_TOKENS * PAGE_TOKENS
-    raise DoesNotFit(
-        f"does not fit: needs {needed.total / 2**30:.1f} GiB, {empty.allowed / 2**30:.1f} GiB allowed (weights "
-        f"{regions.weights / 2**30:.1f} + KV {regions.kv / 2**30:.1f} for {context:,} tokens + arena "
-        f"{regions.arena / 2**30:.1f}). Shorter context: --max-model-len {shorter}; more memory for the KV cache: "
-        "--kv-cache-memory or --gpu-memory-utilization; or a model file with smaller weights."
-    )
+    raise DoesNotFit(_refusal(config, plan(context, 1 + -(-context // PAGE_TOKENS)), pages * PAGE_TOKENS))
+
+
+def _refusal(config: EngineConfig, needed: MemoryPlan, fitting: int) -> str:
+    """What does not fit, the figures, and the ways out, one a line."""
+    regions, asked = needed.regions, config.kv_cache_memory
+    if asked is not None and needed.total <= needed.allowed:
+        kv, given = f"{regions.kv / 2**20:,.0f} MiB", f"{asked / 2**20:,.0f} MiB"
+        what = f"needs {kv} of KV cache for {needed.context:,} tokens, {given} are given"
+    else:
+        what = (
+            f"needs {needed.total / 2**30:.1f} GiB, {needed.allowed / 2**30:.1f} GiB allowed (weights "
+            f"{regions.weights / 2**30:.1f} + KV {regions.kv / 2**30:.1f} for {needed.context:,} tokens + arena "
+            f"{regions.arena / 2**30:.1f})"
+        )
+    shorter = [f"  shorter context  --max-model-len {fitting}"] if fitting >= PAGE_TOKENS else []
+    more = f"  more memory      {'--gpu-memory-utilization' if asked is None else '--kv-cache-memory'}"
+    rest = ["  smaller weights  another file of the model", "  details          octavo plan"]
+    return "\n".join([f"does not fit: {what}", *shorter, more, *rest])
 
 
 def _lay_out(
