@@ -38,11 +38,12 @@ def _attended(operands: Sequence[Value], attrs: Attrs) -> Results:
 
 
 def _bound(attrs: Attrs, q: Array, k: Array, v: Array, *, rounding: float = EPS) -> Floats64:
-    """One row: q [heads, head_dim], the visible keys k and v [keys, kv_heads, head_dim]; the result like q.
+    """exp of a score's gamma(head_dim + 3) on |q| |k|, and gamma(2 keys + 8), on the weighted sum of magnitudes |v|.
 
-    A score errs by gamma(head_dim + 3) (and `rounding` of q: 2^-9 where the variant rounds q and p to bf16) on the
-    magnitudes |q| |k|; exp turns that into a relative error of a weight, and the weighted sum adds gamma(keys). The
-    normalisation sees the same relative error once more.
+    One row: q [heads, head_dim], the visible keys k and v [keys, kv_heads, head_dim]; the result like q. A score errs
+    by gamma(head_dim + 3) (and `rounding` of q: 2^-9 where the variant rounds q and p to bf16) on the magnitudes
+    |q| |k|; exp turns that into a relative error of a weight, and the weighted sum adds gamma(keys). The normalisation
+    sees the same relative error once more.
     """
     heads, head_dim = q.shape
     repeat = heads // k.shape[1]
