@@ -274,6 +274,13 @@ def test_encodings(live: Live) -> None:
     assert post(body, "gzip").status_code == 400 and post(gzip.compress(body)[:-12], "gzip").status_code == 400
 
 
+def test_a_client_that_leaves_within_its_body(live: Live) -> None:
+    with socket.create_connection(("127.0.0.1", live.port)) as connection:
+        connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    assert httpx.post(f"{live.url}/v1/completions", json=SMALL).status_code == 200
+    assert not any(line.startswith("ERROR") for line in live.lines)
+
+
 # -- hostile heads -----------------------------------------------------------------------------------------------------
 
 

@@ -157,6 +157,26 @@ def test_a_disconnect_frees_everything(live: Live, how: str, streamed: bool) -> 
     assert live.metric("kv_cache_usage_perc") == 0
 
 
+def test_a_full_queue_and_those_who_leave_it(tmp_path: Path) -> None:
+    """One runs, one waits, the next is told when to come again; who leaves the queue is never computed."""
+    live = Live(tmp_path, "--max-num-seqs", "1", "--max-num-queued-reqs", "1")
+    running = open_stream(live, LONG)
+    waiting = open_stream(live, {**LONG, "prompt": "a " * 500, "stream": False})
+    end = time.monotonic() + 5
+    while live.metric("num_requests_waiting") < 1:
+        assert time.monotonic() < end
+    refused = httpx.post(f"{live.url}/v1/completions", json={"prompt": "a", "stream": True})
+    assert refused.status_code == 429 and error_of(refused)["type"] == "rate_limit_error"
+    assert int(refused.headers["retry-after"]) >= 1
+    waiting.close()
+    while live.metric("num_requests_waiting"):
+        assert time.monotonic() < end
+    running.close()
+    live.wait_idle(2.0)
+    assert live.metric("prompt_tokens_total") < 100
+    assert live.stop() == 0
+
+
 def test_a_slow_reader_gets_everything_and_holds_nobody_up(live: Live) -> None:
     body = {**LONG, "max_tokens": 300, "n": 8, "logprobs": 20, "temperature": 1}
     connection = open_stream(live, body)

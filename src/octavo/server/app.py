@@ -18,7 +18,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -151,7 +151,7 @@ class Record:
 
         try:
             await self._app(scope, receive, marked)
-        except ClientGone:
+        except (ClientGone, ClientDisconnect):
             status = 499
         except OctavoError as error:
             await self._tell(error, scope, receive, marked, began)

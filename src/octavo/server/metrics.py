@@ -129,12 +129,12 @@ class Metrics:
         """A choice ended."""
         self._reasons.labels(*self._labels, str(reason)).inc()
 
-    def request_ended(self, request: Timed, done: bool) -> None:
-        """A request ended; done: by itself, not by its client or an error."""
+    def request_ended(self, request: Timed, failure: str | None) -> None:
+        """A request ended: by itself, or by its client (`abort`) or an error (`error`)."""
         usage = request.usage
         self.tokens += usage.completion_tokens
-        if not done:
-            self.finished("abort")
+        if failure is not None:
+            self.finished(failure)
             return
         self.served += 1
         _, following, whole = request.seconds

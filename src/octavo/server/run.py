@@ -169,6 +169,8 @@ class _Life:
         finally:
             server.should_exit = True
             clock.cancel()
+            if backend.llm.renderer is not None:
+                backend.llm.renderer.close()
             await backend.stop(0.0 if self._second.is_set() else STOP_SECONDS)
         if ended is not None:
             raise ended

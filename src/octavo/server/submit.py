@@ -7,6 +7,7 @@ no wire format.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -21,7 +22,7 @@ from octavo import logs
 from octavo.async_llm import AsyncLLM, Generation
 from octavo.config import ServerConfig
 from octavo.errors import ModelNotServed, Unavailable
-from octavo.request import Usage
+from octavo.request import FinishReason, Usage
 from octavo.sampling_params import SamplingParams
 from octavo.server.health import Health
 from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
@@ -71,6 +72,7 @@ class Front:
     ) -> Answering:
         """Generations of all prompts. Raises InvalidRequest or ContextLengthExceeded before anything runs."""
         check_count(len(prompts) * params.n, MAX_ANSWERS, "n", "answers in one request")
+        begin = time.perf_counter()
         generations = []
         for prompt in prompts:
             seed = secrets.randbits(SEED_BITS) if params.seed is None else params.seed
@@ -80,33 +82,38 @@ class Front:
                     priority=priority or 0,
                 )
             )  # fmt: skip
-        return Answering(self.metrics, generations)
+        return Answering(self.metrics, generations, begin)
 
 
 class Answering:
     """The generations of one HTTP request. Iterate `batches` once; leaving it early aborts them all."""
 
-    def __init__(self, metrics: Metrics, generations: Sequence[Generation]) -> None:
+    def __init__(self, metrics: Metrics, generations: Sequence[Generation], begin: float) -> None:
+        """begin: time.perf_counter() before tokenizing."""
         self.generations = generations
         self.n = generations[0].request.params.n
         self.choices = len(generations) * self.n
         self._metrics = metrics
-        self._begin = time.perf_counter()
+        self._begin = self._last = begin
         self._first: float | None = None
-        self._last = self._begin
 
     async def batches(self) -> AsyncGenerator[tuple[int, list[Event]], None]:
         """(number of the prompt, its new events), each batch as it comes."""
         source = self._one() if len(self.generations) == 1 else self._several()
-        done = False
+        failure: FinishReason | None = FinishReason.ABORT
         try:
             async with aclosing(source):
                 async for prompt, events in source:
                     self._observe(events)
                     yield prompt, events
-            done = True
+            failure = None
+        except Exception:
+            failure = FinishReason.ERROR
+            raise
         finally:
-            self._metrics.request_ended(self, done)
+            self._metrics.request_ended(self, failure)
+            if log.isEnabledFor(logging.DEBUG):
+                self._tell()
 
     async def _one(self) -> AsyncGenerator[tuple[int, list[Event]], None]:
         source = cast("AsyncGenerator[list[Event], None]", aiter(self.generations[0]))
@@ -150,6 +157,21 @@ class Answering:
         for event in events:
             if isinstance(event, Finished):
                 self._metrics.finished(event.reason)
+
+    def _tell(self) -> None:
+        """llama.cpp's two lines, for -v."""
+        usage = self.usage
+        first, following, _ = self.seconds
+        after = usage.completion_tokens - self.choices
+        for name, seconds, tokens in (
+            ("prompt eval", first, usage.prompt_tokens - usage.cached_tokens), ("eval", following, after)
+        ):  # fmt: skip
+            if seconds > 0 and tokens > 0:
+                each, rate = seconds * 1e3 / tokens, tokens / seconds
+                log.debug(
+                    "%s time = %.2f ms / %d tokens (%.2f ms per token, %.2f tokens per second)",
+                    name, seconds * 1e3, tokens, each, rate,
+                )  # fmt: skip
 
     # -- what is known of it -----------------------------------------------------------------------------------------
 
