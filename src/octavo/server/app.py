@@ -30,6 +30,7 @@ from octavo.server.auth import Keys, Origins
 from octavo.server.openai.chat import chat
 from octavo.server.openai.completions import completions
 from octavo.server.openai.models import model, models
+from octavo.server.openapi import Operation, document
 from octavo.server.sse import ClientGone
 from octavo.server.submit import Front
 from octavo.server.vllm.tokenize import detokenize, tokenize
@@ -51,8 +52,15 @@ class Entry:
     def label(self) -> str:
         return self.path.replace(":path", "")
 
+    @property
+    def operation(self) -> Operation:
+        """For the OpenAPI document."""
+        summary = (self.handler.__doc__ or self.label).partition("\n")[0]
+        return Operation(self.label, self.methods, self.public, summary)
+
 
 async def root(request: Request) -> Response:
+    """A word that the server runs."""
     return Response("Octavo is running\n", media_type="text/plain")
 
 
@@ -68,10 +76,17 @@ async def live(request: Request) -> Response:
 
 
 async def version(request: Request) -> Response:
+    """Octavo's version."""
     return _json({"version": __version__, "server": "octavo"})
 
 
+async def openapi(request: Request) -> Response:
+    """The OpenAPI document of these routes."""
+    return _json(document([entry.operation for entry in ROUTES]))
+
+
 async def metrics(request: Request) -> Response:
+    """Prometheus metrics."""
     front: Front = request.app.state.front
     await front.metrics.refresh(front.llm, not front.health.draining and front.health.healthy())
     return Response(front.metrics.text(), headers={"content-type": measured.CONTENT_TYPE})
@@ -86,6 +101,7 @@ ROUTES = (
     Entry("/live", ("GET",), live, public=True),
     Entry("/version", ("GET",), version, public=True),
     Entry("/metrics", ("GET",), metrics),
+    Entry("/openapi.json", ("GET",), openapi),
     Entry("/v1/models", ("GET",), models),
     Entry("/v1/models/{id:path}", ("GET",), model),
     Entry("/v1/chat/completions", ("POST",), chat),
