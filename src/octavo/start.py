@@ -46,14 +46,16 @@ def find_model(config: EngineConfig, progress: Progress | None = None) -> ModelF
     )  # fmt: skip
 
 
-async def start_in_process(model: str | None, options: Mapping[str, Any]) -> AsyncLLM:
+async def start_in_process(
+    model: str | None, options: Mapping[str, Any], progress: Progress | None = None
+) -> AsyncLLM:
     """For `LLM`: the engine in a thread of this process. options: fields of config.py."""
     from octavo.engine.startup import set_up  # the engine's side: a server's front never imports it
 
     flags = dict(options) if model is None else {**options, "model": model}
     settings = resolve_options(flags)
-    files = await asyncio.to_thread(find_model, settings.engine)
-    setup = await asyncio.to_thread(set_up, files.path, model_name(files, settings), settings.engine)
+    files = await asyncio.to_thread(find_model, settings.engine, progress)
+    setup = await asyncio.to_thread(set_up, files.path, model_name(files, settings), settings.engine, progress)
     client = await EngineClient.in_process(setup)
     return await asyncio.to_thread(_front, client, files, settings.text, settings.engine.cache_path)
 

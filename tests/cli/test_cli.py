@@ -5,104 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pty
 import re
-import select
 import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from tests import real, tiny
-
-OCTAVO = [sys.executable, "-m", "octavo.cli.main"]
-SMALL = ["--max-model-len", "256", "--kv-cache-memory", "64MiB"]
-WAIT = 90.0  # seconds; machines of tests are slow and shared
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that has the default model already, so that nothing is downloaded."""
-    folder = tmp_path_factory.mktemp("home")
-    (folder / "models").mkdir()
-    (folder / "models" / real.smollm2().name).symlink_to(real.smollm2())
-    return folder
-
-
-def environment(home: Path, **more: str) -> dict[str, str]:
-    """Without the developer's settings, and without a server that may run on the default port."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("OCTAVO_", "OMP_", "OPENAI_", "HF_", "VLLM_"))}
-    own = {"OCTAVO_CACHE": str(home), "OCTAVO_STATE": str(home / "state"), "OCTAVO_ARG_PORT": str(free_port())}
-    return {**kept, **own, "HF_HUB_CACHE": str(home / "hub"), "HF_HUB_OFFLINE": "1", **more}
-
-
-def octavo(home: Path, *args: str, text: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end. text: standard input."""
-    given: dict[str, Any] = {"stdin": subprocess.DEVNULL} if text is None else {"input": text}
-    given |= {"env": environment(home, **more), "timeout": WAIT}
-    return subprocess.run([*OCTAVO, *args], capture_output=True, text=True, check=False, **given)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(what: str, seconds: float = WAIT) -> Iterator[None]:
-    """Try again every 50 ms; fails after `seconds`."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        yield
-        time.sleep(0.05)
-    pytest.fail(f"no {what} within {seconds:.0f} s")
-
-
-class Serving:
-    """`octavo serve` with standard error in a file."""
-
-    def __init__(self, home: Path, *args: str, **more: str) -> None:
-        self.file = home / f"serve-{time.monotonic_ns()}.log"
-        with self.file.open("w") as log:
-            self.process = subprocess.Popen(
-                [*OCTAVO, "serve", "--port", "0", *SMALL, *args], env=environment(home, **more),
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True,
-            )  # fmt: skip
-        self.url = ""
-        for _ in until("server"):
-            found = re.search(r"^Ready: (\S+)", self.log, re.M)
-            if found:
-                self.url = found[1]
-                break
-            assert self.process.poll() is None, self.log
-
-    @property
-    def log(self) -> str:
-        return self.file.read_text()
-
-    def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Exit code and standard output."""
-        self.process.send_signal(number)
-        out, _ = self.process.communicate(timeout=WAIT)
-        return self.process.returncode, out
-
-
-@pytest.fixture(scope="module")
-def serving(home: Path) -> Iterator[Serving]:
-    made = Serving(home, "--jinja", OLLAMA_NUM_PARALLEL="4")
-    yield made
-    if made.process.poll() is None:
-        made.end()
-
+from tests.cli.command_line import WAIT, Serving, environment, octavo, until
 
 # -- the program -------------------------------------------------------------------------------------------------------
 
@@ -233,81 +147,6 @@ def test_verify(home: Path, tmp_path: Path) -> None:
     assert "no node deviates" in found.stdout and "nats" in found.stdout
 
 
-# -- run ---------------------------------------------------------------------------------------------------------------
-
-
-def test_run_in_process(home: Path) -> None:
-    args = ["--temp", "0", "--max-tokens", "12", "--max-model-len", "512"]
-    given = octavo(home, "run", "smollm2", "What is two plus two?", *args, "--stats")
-    assert given.returncode == 0, given.stderr
-    assert given.stdout.strip() and "in-process" in given.stderr and "tok/s" in given.stderr
-    assert octavo(home, "chat", *args, text="What is two plus two?\n").stdout == given.stdout
-    told = octavo(home, "run", "-s", "word " * 200, "-p", "What is two plus two?", *args, "--stats")
-    used = [int(re.search(r"(\d+)/512 context", each.stderr)[1]) for each in (given, told)]  # type: ignore[index]
-    assert used[1] > used[0] + 150
-
-
-def test_run_asks_a_server_that_is_there(home: Path, serving: Serving) -> None:
-    port = serving.url.rsplit(":", 1)[1]
-    args = ["-p", "Name a colour.", "--temp", "0", "--max-tokens", "8"]
-    found = octavo(home, "run", *args, OCTAVO_ARG_PORT=port)
-    assert found.returncode == 0 and f"server http://127.0.0.1:{port}" in found.stderr
-    forced = octavo(home, "run", "--url", f"{serving.url}/v1", *args)
-    assert forced.stdout == found.stdout and found.stdout.strip()
-    own = octavo(home, "run", *args, "--threads", "1", "--max-model-len", "512", OCTAVO_ARG_PORT=port)
-    assert "in-process" in own.stderr and own.stdout == found.stdout  # the same tokens either way
-    absent = octavo(home, "run", "--url", f"http://127.0.0.1:{free_port()}", *args)
-    assert absent.returncode == 1 and "no server answers" in absent.stderr
-
-
-class Terminal:
-    """A command on a pseudo-terminal."""
-
-    def __init__(self, home: Path, *args: str) -> None:
-        self.screen, inside = pty.openpty()
-        self.process = subprocess.Popen(
-            [*OCTAVO, *args], stdin=inside, stdout=inside, stderr=inside, env=environment(home, TERM="dumb"),
-            start_new_session=True,
-        )  # fmt: skip
-        os.close(inside)
-        self.text = ""
-
-    def wait(self, pattern: str) -> None:
-        """Until the pattern appears after all that was waited for before."""
-        end = time.monotonic() + WAIT
-        while not (found := re.search(pattern, self.text, re.S)):
-            assert time.monotonic() < end, f"no {pattern!r} in {self.text!r}"
-            if select.select([self.screen], [], [], 0.5)[0]:
-                with contextlib.suppress(OSError):  # the other end was closed
-                    self.text += os.read(self.screen, 65536).decode("utf-8", "replace")
-        self.text = self.text[found.end() :]
-
-    def type(self, text: str) -> None:
-        os.write(self.screen, text.encode())
-
-
-def test_a_conversation(home: Path) -> None:
-    terminal = Terminal(home, "run", "--temp", "0", "--max-tokens", "400", "--max-model-len", "1024")
-    terminal.wait(r"smollm2:135m · in-process · context 1,024 · /help.*>>> ")
-    terminal.type("/nonsense\n")
-    terminal.wait(r"Unknown command /nonsense.*>>> ")
-    terminal.type("/set parameter temprature 1\n")
-    terminal.wait(r"no parameter temprature.*>>> ")
-    terminal.type("/set parameter num_predict 5\n/set verbose\n")
-    terminal.wait(r"max_tokens is 5\..*Figures.*>>> ")
-    terminal.type('"""Say\nhello"""\n')
-    terminal.wait(r"5 tok · .*1,024 context.*>>> ")
-    terminal.type("/clear\n/set parameter num_predict 400\n/set parameter ignore_eos true\nCount.\n")
-    terminal.wait(r"Count\.\s+\w+")
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.wait(r"\(stopped\).*>>> ")
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.wait(r"Use Ctrl \+ d or /bye to exit\..*>>> ")
-    terminal.type("\x04")
-    assert terminal.process.wait(WAIT) == 0
-    os.close(terminal.screen)
-
-
 # -- bench -------------------------------------------------------------------------------------------------------------
 
 
@@ -343,7 +182,7 @@ def test_serve_without_a_model_serves_the_default(serving: Serving) -> None:
     assert "  notice    OLLAMA_NUM_PARALLEL is not read; use --max-num-seqs" in lines
 
 
-def test_neither_process_imports_torch_or_transformers(home: Path, tmp_path: Path) -> None:
+def test_sigterm_ends_with_0_and_no_process_has_imported_torch_or_transformers(home: Path, tmp_path: Path) -> None:
     """Both processes write what they imported when they end."""
     (tmp_path / "sitecustomize.py").write_text(
         "import atexit, os, sys\n"
@@ -356,7 +195,8 @@ def test_neither_process_imports_torch_or_transformers(home: Path, tmp_path: Pat
     asked = urllib.request.Request(f"{serving.url}/v1/completions", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(asked, timeout=WAIT) as answer:
         assert answer.status == 200
-    assert serving.end()[0] == 0
+    assert serving.end() == (0, "")  # SIGTERM; standard output is for results
+    assert "\ndone. Served 1 requests, 2 tokens.\n" in serving.log
     notes = [set(note.read_text().split()) for note in tmp_path.glob("*.modules")]
     (front,) = [each for each in notes if "octavo.server.run" in each]
     (engine,) = [each for each in notes if "octavo.engine.startup" in each]
@@ -369,11 +209,6 @@ def test_an_address_in_use_ends_with_5(home: Path, serving: Serving) -> None:
     found = octavo(home, "serve", "--port", port)
     assert found.returncode == 5 and f"127.0.0.1:{port} is in use by" in found.stderr
     assert f"octavo serve --port {int(port) + 1}" in found.stderr
-
-
-def test_sigterm_ends_with_0_and_leaves_standard_output_empty(serving: Serving) -> None:
-    assert serving.end() == (0, "")
-    assert re.search(r"^done\. Served \d+ requests", serving.log, re.M)
 
 
 def test_an_engine_that_dies_too_often_ends_with_6(home: Path) -> None:

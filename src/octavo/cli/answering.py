@@ -10,7 +10,7 @@ import contextlib
 import http.client
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -21,7 +21,7 @@ from octavo.request import ChatRequest
 from octavo.sampling_params import SamplingParams
 from octavo.text.events import Event, TextDelta
 
-PROBE_SECONDS = 0.5  # a server on this machine answers /version at once, or there is none
+PROBE_SECONDS = 3.0  # where nobody listens that is known at once; a busy server may need a moment
 ANSWER_SECONDS = 600.0  # silence after which a server is given up; its comments count as words
 
 Messages = Sequence[Mapping[str, str]]
@@ -67,13 +67,13 @@ class InProcess:
 
     where = "in-process"
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], progress: Callable[[str, int, int], None]) -> None:
         """options: fields of config.py. Raises what loading raises."""
         from octavo.start import start_in_process
 
         self._runner = asyncio.Runner()
         try:
-            self._llm: AsyncLLM = self._runner.run(start_in_process(None, options))
+            self._llm: AsyncLLM = self._runner.run(start_in_process(None, options, progress))
         except BaseException:
             self._runner.close()
             raise

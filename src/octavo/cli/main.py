@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # `octavo list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer goes nowhere
-        code = 0
+        code = 1  # as click ends
     sys.exit(code)
 
 
@@ -121,7 +121,7 @@ def _interrupted() -> int:
 
 
 def version() -> str:
-    """`octavo 0.1.0 (native avx512bf16)`: the version and the instruction set that would run here."""
+    """`octavo 0.1.0 (native avx512bf16)`: the version and the best instruction set that runs here."""
     try:
         from octavo.kernels import _native
     except ImportError:

@@ -95,7 +95,13 @@ def connect(settings: Settings, url: str | None, client: Client) -> Answering:
             return Server(default, None if model is None else next(n for n in served if n in _same(model)), key)
         known = ", ".join(served) or "nothing that it tells without a key"
         say(f"{default} serves {known}; loading {settings.engine.model} here")
-    return InProcess(_load_options(settings, client))
+    given = {name: settings.value(name) for name in settings.sources if name != "config"}
+    options = {"max_num_seqs": 1, **given, "model": settings.engine.model}  # one conversation needs one sequence
+    progress = Progress(client.plain)
+    try:
+        return InProcess(options, progress.report)
+    finally:
+        progress.close()
 
 
 def _engine_options() -> set[str]:
@@ -109,19 +115,6 @@ def _same(model: str) -> set[str]:
     entry = entry_named(model)
     path = Path(model)
     return {model, entry.name if entry else model, *({path.stem, path.name} if path.suffix == ".gguf" else ())}
-
-
-def _load_options(settings: Settings, client: Client) -> Mapping[str, Any]:
-    """Download with a bar, then what the engine is told: one conversation at a time needs one sequence."""
-    from octavo.start import find_model
-
-    progress = Progress(client.plain)
-    try:
-        find_model(settings.engine, progress.report)
-    finally:
-        progress.close()
-    given = {name: settings.value(name) for name in settings.sources if name != "config"}
-    return {"max_num_seqs": 1, **given, "model": settings.engine.model}
 
 
 def _answer(answering: Answering, messages: list[dict[str, str]], params: Mapping[str, Any], stats: bool) -> None:

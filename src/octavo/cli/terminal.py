@@ -67,11 +67,12 @@ class Progress:
         self._open = False  # a bar stands on the line
 
     def report(self, what: str, done: int, total: int) -> None:
-        """`done` of `total` bytes of `what`; a total of 0 is not known."""
+        """`done` of `total` of `what`: bytes, tensors where it is `load`. A total of 0 is not known."""
         now = time.monotonic()
         if what != self._what:
             self.close()
-            self._what, self._begin, self._shown = what, now, 0.0
+            self._what, self._begin = what, now
+            self._shown = now if total and not self._bar else 0.0  # a short wait needs one line, not two
         complete = total > 0 and done >= total
         if now - self._shown < (DRAW_SECONDS if self._bar else LINE_SECONDS) and not complete:
             return
@@ -97,5 +98,8 @@ class Progress:
             return f"{self._what:9} …" if not done else f"{self._what:9} {size(done)}"
         filled = BAR_WIDTH * done // total
         drawn = f"{'━' * filled}{'╌' * (BAR_WIDTH - filled)} " if self._bar else ""
+        left = f"{self._what:9} {drawn}{100 * done // total:3} %  "
+        if self._what == "load":
+            return f"{left}{total} tensors  {seconds:.1f} s"
         rate = f"  {size(done / seconds)}/s" if seconds > 0.5 else ""
-        return f"{self._what:9} {drawn}{100 * done // total:3} %  {size(done)} of {size(total)}{rate}"
+        return f"{left}{size(done)} of {size(total)}{rate}"
