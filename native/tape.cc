@@ -262,7 +262,7 @@ int Machine::load(const i64* image, size_t words, const std::vector<std::string>
     if (image[at + 2] != -1) refuse("wait nodes are not supported by this version");
     const i64 count = image[at + 3];
     at += kNodeWords;
-    if (count < 0 || at + static_cast<size_t>(count) * kArgWords > words) refuse("ends inside the arguments of '" + node.name + "'");
+    if (count < 0 || static_cast<size_t>(count) > (words - at) / kArgWords) refuse("ends inside the arguments of '" + node.name + "'");
     for (i64 i = 0; i < count; i++, at += kArgWords) {
       const i64 a = image[at + 1], b = image[at + 2], c = image[at + 3], d = image[at + 4];
       switch (image[at]) {

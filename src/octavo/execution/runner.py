@@ -112,7 +112,9 @@ class Runner:
     def _write_rows(self, runs: Sequence[RowRun]) -> int:
         view, at = self._step, 0
         row_slot, row_pos = view["row_slot"], view["row_pos"]
-        count = len(runs)
+        count, rows = len(runs), sum(run.count for run in runs)
+        if rows > self.facts.max_rows or count > self.facts.max_seqs:
+            raise ValueError(f"step of {rows} rows and {count} sequences exceeds the bounds")
         if all(run.count == 1 for run in runs):
             row_slot[:count] = [run.slot for run in runs]
             row_pos[:count] = [run.start for run in runs]
@@ -126,8 +128,6 @@ class Runner:
                 at += run.count
             view["seq_row"][count] = at
         view["seq_slot"][:count] = [run.slot for run in runs]
-        if at > self.facts.max_rows or count > self.facts.max_seqs:
-            raise ValueError(f"step of {at} rows and {count} sequences exceeds the bounds")
         high = row_pos[:at] + 1
         for index, window in self._windows:
             view["row_hi"][index, :at] = high
