@@ -1,9 +1,10 @@
 """verify: every variant passes on the tiny model, and an injected error is found at its node."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
@@ -17,6 +18,15 @@ MIXED = {
     "attn_q": "q8_0", "attn_k": "q4_1", "attn_v": "q4_0", "attn_output": "f16", "ffn_gate": "q5_0", "ffn_up": "q8_0",
     "ffn_down": "q4_0", "token_embd": "f16", "output": "bf16",
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """torch on one thread: its threads wait actively for each other, which costs most beside other processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def config(folder: Path, **changes: object) -> EngineConfig:

@@ -4,6 +4,7 @@ Products, quantized rows and what is stored must be bit-equal; norms, rotation, 
 bound that the op computes. Memory beyond an output must stay as it was.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,15 @@ COLUMNS = st.sampled_from([1, 5, 31, 32, 33, 64, 97, 160])
 SCALES = st.sampled_from([1e-30, 1e-3, 1.0, 1e4])
 variants = pytest.mark.parametrize("isa", VARIANTS)
 few = settings(max_examples=40)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """torch on one thread: its threads wait actively for each other, which costs most beside other processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def normal(seed: int, *shape: int, scale: float = 1.0) -> Floats:
