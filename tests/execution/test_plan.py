@@ -8,7 +8,7 @@ import pytest
 
 from octavo.checkpoints.checkpoint import open_checkpoint
 from octavo.config import EngineConfig
-from octavo.errors import ContextLengthExceeded, DoesNotFit
+from octavo.errors import ConfigError, DoesNotFit
 from octavo.execution.native import NativeExecutor, Regions, page_ops, thread_scratch
 from octavo.execution.plan import KV_SHARE, SHARE, MemoryPlan, make_plan
 from octavo.execution.step import PAGE_TOKENS
@@ -116,7 +116,7 @@ def test_the_length_that_the_refusal_names_fits(long_context: Path) -> None:
 
 
 def test_more_than_the_model_can_is_refused(path: Path) -> None:
-    with pytest.raises(ContextLengthExceeded):
+    with pytest.raises(ConfigError, match="--max-model-len"):
         plan_of(path, max_model_len=513)
 
 

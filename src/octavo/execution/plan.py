@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.config import EngineConfig
-from octavo.errors import ContextLengthExceeded, DoesNotFit
+from octavo.errors import ConfigError, DoesNotFit
 from octavo.execution.native import Bounds, Layouts, Regions, lay_out
 from octavo.execution.step import PAGE_TOKENS
 from octavo.lowering.lower import LoweringFacts, lower
@@ -66,7 +66,10 @@ def make_plan(checkpoint: Checkpoint, config: EngineConfig, *, free: int, thread
     """Plan a model under `config` with `free` bytes of memory. Raises DoesNotFit, UnsupportedModel, CheckpointError."""
     model_context = registry.build(checkpoint, positions=PAGE_TOKENS).max_positions
     if config.max_model_len is not None and config.max_model_len > model_context:
-        raise ContextLengthExceeded(model_context, config.max_model_len)
+        raise ConfigError(
+            f"--max-model-len {config.max_model_len:,}: the model was made for {model_context:,} tokens at most.",
+            flag="--max-model-len",
+        )
     share = SHARE if config.gpu_memory_utilization is None else config.gpu_memory_utilization
     allowed = int(free * share)
 
