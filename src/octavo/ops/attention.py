@@ -53,6 +53,10 @@ def _bound(attrs: Attrs, q: Array, k: Array, v: Array, *, rounding: float = EPS)
     scores = np.einsum("hd,khd->hk", queries, keys) * attrs["scale"]
     magnitude = np.einsum("hd,khd->hk", np.abs(queries), np.abs(keys)) * attrs["scale"]
     error = 2 * ((gamma(head_dim + 3) + 2 * rounding) * magnitude).max(axis=1, initial=0.0)
+    cap = attrs.get("softcap", 0.0)
+    if cap:  # its slope is at most 1; tanh from an exp and a quotient errs by some roundings of a number below 1
+        scores = cap * np.tanh(scores / cap)
+        error += 2 * gamma(16) * cap
     weights = np.exp(scores - scores.max(axis=1, keepdims=True, initial=-np.inf))
     weights /= weights.sum(axis=1, keepdims=True)
     spread = np.abs(scores).max(axis=1, initial=0.0) * EPS * 4  # argument of exp, and exp itself to 4 ulp
