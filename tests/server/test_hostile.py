@@ -78,6 +78,18 @@ def test_the_count_of_answers_is_bounded(live: Live) -> None:
     assert error_of(httpx.post(f"{live.url}/v1/completions", json=many))["param"] == "n"
 
 
+@pytest.mark.parametrize("prompt", ["word " * 2_000_000, [5] * 1_500_000, [[5] * 1_500_000]], ids=type)
+def test_prompts_that_cannot_fit_are_not_counted(live: Live, prompt: Any) -> None:
+    """Tokenizing 10 MB would take a core for half a minute."""
+    answer = httpx.post(f"{live.url}/v1/completions", json={"prompt": prompt}, timeout=30)
+    assert answer.status_code == 400 and error_of(answer)["code"] == "context_length_exceeded"
+    assert answer.elapsed.total_seconds() < 3
+    if isinstance(prompt, str):
+        for body in ({"prompt": prompt}, {"content": prompt}):
+            refused = httpx.post(f"{live.url}/tokenize", json=body, timeout=30)
+            assert refused.status_code == 400 and refused.elapsed.total_seconds() < 3
+
+
 def test_the_last_of_two_equal_keys_counts(live: Live) -> None:
     body = b'{"prompt": "a", "max_tokens": 5, "max_tokens": 2, "ignore_eos": true}'
     assert httpx.post(f"{live.url}/v1/completions", content=body).json()["usage"]["completion_tokens"] == 2

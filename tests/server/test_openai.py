@@ -45,7 +45,7 @@ def test_models(live: Live, client: openai.OpenAI) -> None:
         client.models.retrieve("gpt-4")
 
 
-@pytest.mark.parametrize("name", ["smol", "a/b:c", "smol:latest", "default", "", None])
+@pytest.mark.parametrize("name", ["smol", "a/b:c", "smol:latest", "SmolLM2-135M-Instruct.Q4_1", "default", "", None])
 def test_names_of_the_model(live: Live, name: str | None) -> None:
     answer = post(live, "/v1/completions", model=name, prompt="a", max_tokens=1)
     assert answer.status_code == 200 and answer.json()["model"] == "smol"

@@ -42,7 +42,9 @@ def run(settings: Settings, print_config: bool) -> int:
         for line in summary(served.llm.info.summary, settings):
             say(line)
         supervisor = served.supervisor
-        return Backend(served.llm, names, lambda: supervisor.healthy, supervisor.stop, supervisor.failure)
+        return Backend(
+            served.llm, names, lambda: supervisor.healthy, supervisor.stop, supervisor.failure, served.files.names
+        )
 
     return run_server(load, settings.server, begin)
 

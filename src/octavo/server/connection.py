@@ -7,6 +7,7 @@ HTTP is answered with our body. It knows bytes only.
 from __future__ import annotations
 
 import asyncio
+from secrets import token_hex
 from typing import Any
 
 import msgspec
@@ -97,7 +98,8 @@ class Connection(HttpToolsProtocol):
         body = msgspec.json.encode(error.to_openai())
         self.transport.write(
             STATUS_LINE[error.status]
-            + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
+            + b"content-type: application/json\r\nconnection: close\r\nx-request-id: %s\r\n" % token_hex(12).encode()
+            + b"content-length: %d\r\n\r\n" % len(body)
             + body
         )
         self.transport.close()

@@ -43,8 +43,9 @@ log = logs.get("server")
 class Backend:
     """A loaded model as the server needs it.
 
-    names: what requests may call it, the first one stands in answers. healthy: the engine makes progress. stop: ends
-    the engine within so many seconds. failure: waits for the day when no engine will be started any more.
+    names: what requests may call it, the first one stands in answers; aliases: more names, not listed. healthy: the
+    engine makes progress. stop: ends the engine within so many seconds. failure: waits for the day when no engine will
+    be started any more.
     """
 
     llm: AsyncLLM
@@ -52,6 +53,7 @@ class Backend:
     healthy: Callable[[], bool]
     stop: Callable[[float], Awaitable[None]]
     failure: Callable[[], Awaitable[OctavoError]]
+    aliases: tuple[str, ...] = ()
 
 
 def run_server(load: Callable[[], Awaitable[Backend]], config: ServerConfig, since: float | None = None) -> int:
@@ -144,9 +146,8 @@ class _Life:
             stop.cancel()
 
     async def _serve(self, backend: Backend, listener: Listener, keys: Keys) -> int:
-        front = Front(
-            backend.llm, backend.names, self._config, Health(backend.healthy), Metrics(backend.names[0])
-        )  # fmt: skip
+        metrics = Metrics(backend.names[0])
+        front = Front(backend.llm, backend.names, self._config, Health(backend.healthy), metrics, backend.aliases)
         config = uvicorn.Config(
             build_app(front, keys), http=Connection, ws="none", lifespan="on", log_config=None,
             access_log=not self._config.disable_access_log, server_header=False, proxy_headers=False,

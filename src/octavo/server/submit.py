@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 import msgspec
@@ -21,7 +22,7 @@ from starlette.requests import Request as HttpRequest
 from octavo import logs
 from octavo.async_llm import AsyncLLM, Generation
 from octavo.config import ServerConfig
-from octavo.errors import ModelNotServed, Unavailable
+from octavo.errors import ContextLengthExceeded, ModelNotServed, Unavailable
 from octavo.request import FinishReason, Usage
 from octavo.sampling_params import SamplingParams
 from octavo.server.health import Health
@@ -42,6 +43,7 @@ class Front:
     config: ServerConfig
     health: Health
     metrics: Metrics
+    aliases: tuple[str, ...] = ()  # other names that requests may use; not listed
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -53,8 +55,22 @@ class Front:
         """ModelNotServed unless the name is one of this model's: `:latest` and nothing count as well."""
         if not name or name == "default" or self.config.any_model_name:
             return
-        if name not in self.names and name.removesuffix(":latest") not in self.names:
+        known = {*self.names, *self.aliases}
+        if name not in known and name.removesuffix(":latest") not in known:
             raise ModelNotServed(name[:200], self.names)
+
+    @cached_property
+    def longest_text(self) -> int:
+        """Characters beyond which a text cannot fit the context, whatever its tokens: counting them would take a core
+        for seconds."""
+        tokenizer = self.llm.tokenizer
+        return self.llm.client.info.max_model_len * max(map(len, tokenizer.all_bytes()), default=1)
+
+    def check_length(self, text: str, name: str) -> None:
+        """ContextLengthExceeded for a text that cannot fit; the number of tokens is then a lower bound."""
+        if len(text) > self.longest_text:
+            limit = self.llm.client.info.max_model_len
+            raise ContextLengthExceeded(limit, len(text) * limit // self.longest_text, param=name)
 
     async def body(self, request: HttpRequest, decoder: msgspec.json.Decoder[Any]) -> Any:
         """A request's body as its struct, within every limit."""
@@ -75,6 +91,8 @@ class Front:
         begin = time.perf_counter()
         generations = []
         for prompt in prompts:
+            if isinstance(prompt, str):
+                self.check_length(prompt, "prompt")
             seed = secrets.randbits(SEED_BITS) if params.seed is None else params.seed
             generations.append(
                 await self.llm.submit(

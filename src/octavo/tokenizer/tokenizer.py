@@ -45,7 +45,8 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
-        self._lock = threading.Lock()  # encode_special_tokens is a switch of the shared backend
+        self._lock = threading.Lock()
+        self._literal: tokenizers.Tokenizer | None = None  # a copy that takes names of special tokens as text
         self._bytes: list[bytes] | None = None
         self._visible: list[bytes] | None = None
         self._added = backend.get_added_tokens_decoder()
@@ -137,15 +138,18 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = False, special: bool = True) -> list[int]:
         """Ids of `text`. add_special_tokens: with what the model puts around a sequence (BOS). special: the names of
         special tokens inside the text become those tokens; False takes them as ordinary text."""
-        clean = _whole_characters(text)
+        backend = self._backend if special else self._literal_backend()
+        return list(backend.encode(_whole_characters(text), add_special_tokens=add_special_tokens).ids)
+
+    def _literal_backend(self) -> tokenizers.Tokenizer:
+        """encode_special_tokens is a switch of the object: were it flipped around each call, a long text in one thread
+        would hold up all others for its seconds."""
         with self._lock:
-            if special:
-                return list(self._backend.encode(clean, add_special_tokens=add_special_tokens).ids)
-            self._backend.encode_special_tokens = True
-            try:
-                return list(self._backend.encode(clean, add_special_tokens=add_special_tokens).ids)
-            finally:
-                self._backend.encode_special_tokens = False
+            if self._literal is None:
+                copy = tokenizers.Tokenizer.from_str(self._backend.to_str())
+                copy.encode_special_tokens = True
+                self._literal = copy
+            return self._literal
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """Text of `ids`; ids outside of the vocabulary count as nothing, bytes that are no UTF-8 as U+FFFD.

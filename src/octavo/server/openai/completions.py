@@ -29,7 +29,7 @@ async def completions(request: Request) -> Response | EventStream:
     body: CompletionFields = await front.body(request, COMPLETION)
     front.check_model(body.model)
     check_completion(body)
-    given = prompts(body.prompt)
+    given = prompts(body.prompt, front.llm.client.info.max_model_len)
     params, echo_only = _params(front, body)
     if body.stream and params.prompt_logprobs is not None and not body.echo:
         raise InvalidRequest("prompt_logprobs are not streamed; leave out stream.", param="prompt_logprobs")

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from octavo.async_llm import AsyncLLM
-from octavo.errors import InvalidRequest
+from octavo.errors import ContextLengthExceeded, InvalidRequest
 from octavo.sampling_params import MAX_TOP_LOGPROBS, PARAMETERS, SamplingParams
 from octavo.server.limits import MAX_MESSAGES, MAX_PROMPTS, check_count, check_depth, check_text
 
@@ -170,30 +170,37 @@ def endless_by_default(llm: AsyncLLM, body: _Common, params: SamplingParams) -> 
     return params if stated else replace(params, max_tokens=None)
 
 
-def prompts(value: Any) -> list[str | list[int]]:
-    """The prompts of a completion: a text, texts, ids, or lists of ids. InvalidRequest names the item at fault."""
+def prompts(value: Any, limit: int) -> list[str | list[int]]:
+    """The prompts of a completion: a text, texts, ids, or lists of ids. InvalidRequest names the item at fault.
+
+    Lists of more than `limit` ids are refused before their items are looked at.
+    """
     if value is None:
         raise InvalidRequest("prompt is missing.", param="prompt")
     if isinstance(value, str):
         return [value]
     if not isinstance(value, list) or not value:
         raise InvalidRequest("prompt must be a text or a list of texts or token ids, not empty.", param="prompt")
-    if all(type(each) is int for each in value):
-        return [_ids(value, "prompt")]
+    if isinstance(value[0], int):
+        return [_ids(value, "prompt", limit)]
     check_count(len(value), MAX_PROMPTS, "prompt", "prompts")
     made: list[str | list[int]] = []
     for index, each in enumerate(value):
         if isinstance(each, str):
             made.append(each)
-        elif isinstance(each, list) and all(type(id_) is int for id_ in each):
-            made.append(_ids(each, f"prompt[{index}]"))
+        elif isinstance(each, list):
+            made.append(_ids(each, f"prompt[{index}]", limit))
         else:
             raise InvalidRequest(f"prompt[{index}] is neither a text nor token ids.", param=f"prompt[{index}]")
     return made
 
 
-def _ids(value: list[int], name: str) -> list[int]:
+def _ids(value: list[Any], name: str, limit: int) -> list[int]:
     """Not yet compared with the vocabulary, but small enough to be told."""
+    if len(value) > limit:
+        raise ContextLengthExceeded(limit, len(value), param=name)
+    if not all(type(each) is int for each in value):
+        raise InvalidRequest(f"{name} has an item that is no token id.", param=name)
     if any(not -(2**31) <= each < 2**31 for each in value):
         raise InvalidRequest(f"{name} has a number that is no token id.", param=name)
     return value

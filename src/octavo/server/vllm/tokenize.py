@@ -60,6 +60,8 @@ async def tokenize(request: Request) -> Response:
 
 async def _ids(front: Front, body: TokenizeBody) -> list[int]:
     tokenizer = front.llm.tokenizer
+    for name in ("prompt", "content"):
+        front.check_length(getattr(body, name) or "", name)
     if body.messages is not None:
         check_count(len(body.messages), MAX_MESSAGES, "messages", "messages")
         check_depth(body.messages, "messages")
@@ -69,6 +71,7 @@ async def _ids(front: Front, body: TokenizeBody) -> list[int]:
             bool(body.continue_final_message), body.chat_template, body.chat_template_kwargs or {},
         )  # fmt: skip
         text = await front.llm.render(conversation)
+        front.check_length(text, "messages")
         return await asyncio.to_thread(tokenizer.encode, text, bool(body.add_special_tokens))
     if body.prompt is not None:
         return await asyncio.to_thread(tokenizer.encode, body.prompt, body.add_special_tokens is not False)
