@@ -79,7 +79,9 @@ def drive(core: EngineCore, requests: Iterable[Request], *, stagger: random.Rand
     return answers
 
 
-def requests(vocab: int, count: int, *, seed: int = 0, longest: int = 90, shortest: int = 0, answer: int = 12) -> list[Request]:
+def requests(
+    vocab: int, count: int, *, seed: int = 0, longest: int = 90, shortest: int = 0, answer: int = 12
+) -> list[Request]:
     """Greedy and sampled requests of many lengths, some with equal beginnings, some with penalties or n = 2."""
     source = random.Random(seed)
     shared = [source.randrange(3, vocab) for _ in range(longest)]

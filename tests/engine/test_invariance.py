@@ -10,11 +10,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tests import real, tiny
-from tests.engine.native_world import Answers, Model, alone, assert_equal, drive, requests
 
 from octavo.kernels import library
 from octavo.request import Request
+from tests import real, tiny
+from tests.engine.native_world import Answers, Model, alone, assert_equal, drive, requests
 
 VARIANTS = library.runnable_variants()
 
