@@ -2,8 +2,8 @@
 
 T token rows, S sequences, R rows that need logits. A symbol has a bound from the configuration; 0 is legal.
 Metric symbols size nothing; they make bytes and operations exact once a step is known: for state group 0
-`visible_keys.0` (keys seen by all rows together), `kv_seen.0` and `kv_written.0` (bytes of one layer's cache). It knows no
-op and no memory.
+`visible_keys.0` (keys seen by all rows together), `kv_seen.0` and `kv_written.0` (bytes of one layer's cache). It knows
+no op and no memory.
 """
 
 from __future__ import annotations
