@@ -74,7 +74,7 @@ def compared(model: str) -> Callable[[], str]:
 
 BARS = (
     Bar("logits", "3.2", "reference against transformers: |Δlogit| ≤ 1e-3", tests("tests/models")),
-    Bar("parity", "3.3", "native bit-equal to the oracle, else within its bound", tests("tests/ops", "tests/execution")),
+    Bar("parity", "3.3", "native bit-equal to the oracle or within bounds", tests("tests/ops", "tests/execution")),
     Bar("perplexity", "3.3", "within 0.5 % of float32", bench("perplexity.py")),
     Bar("invariance", "3.4", "equal bits in every variation", tests("tests/engine/test_invariance.py")),
     Bar("tokenizer", "3.5", "ids of transformers on 1 MB", tests("tests/tokenizer")),

@@ -45,7 +45,7 @@ class Resume:
 class Request:
     """What the engine runs: one prompt, params.n choices.
 
-    seed: 64-bit key of the sampler, made in the front when the user gave none. salt: separates prefix caches of tenants.
+    seed: 64-bit key of the sampler, made in the front when the user gave none. salt: parts the caches of tenants.
     resume: one entry per choice that had emitted ids when an engine died.
     """
 

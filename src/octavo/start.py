@@ -46,9 +46,7 @@ def find_model(config: EngineConfig, progress: Progress | None = None) -> ModelF
     )  # fmt: skip
 
 
-async def start_in_process(
-    model: str | None, options: Mapping[str, Any], progress: Progress | None = None
-) -> AsyncLLM:
+async def start_in_process(model: str | None, options: Mapping[str, Any], progress: Progress | None = None) -> AsyncLLM:
     """For `LLM`: the engine in a thread of this process. options: fields of config.py."""
     from octavo.engine.startup import set_up  # the engine's side: a server's front never imports it
 

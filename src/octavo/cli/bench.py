@@ -188,9 +188,7 @@ def latency(
     _write(output_json, {"avg_latency": statistics.mean(seconds), "latencies": seconds, "percentiles": percentiles})
 
 
-def throughput(
-    settings: Settings, input_len: int, output_len: int, num_prompts: int, output_json: str | None
-) -> None:
+def throughput(settings: Settings, input_len: int, output_len: int, num_prompts: int, output_json: str | None) -> None:
     """Requests and tokens a second when all prompts are there at once."""
     loaded = load(settings, min(num_prompts, settings.engine.max_num_seqs), input_len + output_len)
     with loaded.llm:

@@ -75,9 +75,7 @@ def _whole(checkpoint: Checkpoint, engine: EngineConfig, threads: int) -> Memory
     return make_plan(checkpoint, replace(free, kv_cache_memory=one), free=ANY_MEMORY, threads=threads)
 
 
-def table(
-    checkpoint: Checkpoint, engine: EngineConfig, threads: int, plan: MemoryPlan, allowed: int
-) -> list[Cell]:
+def table(checkpoint: Checkpoint, engine: EngineConfig, threads: int, plan: MemoryPlan, allowed: int) -> list[Cell]:
     """Totals of contexts x users, each a plan of its own."""
     longest = engine.max_model_len or plan.model_context
     contexts = sorted({max(PAGE_TOKENS, longest >> (2 * i)) for i in range(CONTEXTS)})
@@ -94,9 +92,7 @@ def table(
     return cells
 
 
-def as_data(
-    checkpoint: Checkpoint, plan: MemoryPlan, cells: list[Cell], allowed: int, fits: bool
-) -> dict[str, Any]:
+def as_data(checkpoint: Checkpoint, plan: MemoryPlan, cells: list[Cell], allowed: int, fits: bool) -> dict[str, Any]:
     """The plan as JSON has it; sizes in bytes."""
     return {
         "model": checkpoint.display_name,

@@ -1,8 +1,8 @@
 """Step -> flat arrays -> one native call -> StepResult.
 
-The runner applies a Step to the slot table (the only copy of per-sequence state that native code reads) and to the
-flat step, calls the executor, and reads the results back. It knows where everything lies; it does not know requests, text, or
-which tokens should run next.
+The runner applies a Step to the slot table (the only copy of per-sequence state that native code reads) and to the flat
+step, calls the executor, and reads the results back. It knows where everything lies; it does not know requests, text,
+or which tokens should run next.
 """
 
 from __future__ import annotations
