@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from starlette.types import Message
 
@@ -273,3 +274,27 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert live.stop(signal.SIGINT) == 130
     assert time.monotonic() - begin < 4 and not engine.is_running()
     connection.close()
+
+
+def test_the_engine_ends_with_a_killed_front(tmp_path: Path) -> None:
+    live = Live(tmp_path)
+    engine = live.engine()
+    live.stop(signal.SIGKILL)
+    assert engine.wait(2) is None or not engine.is_running()
+
+
+def test_an_engine_that_dies_too_often_ends_the_server(tmp_path: Path) -> None:
+    """Exit 6, with the reason as the last line."""
+    live = Live(tmp_path, "--kv-cache-memory", "64MiB")
+    killed = set()
+    end = time.monotonic() + 60
+    while live.process.poll() is None:
+        assert time.monotonic() < end
+        for engine in psutil.Process(live.process.pid).children():
+            if engine.pid not in killed:
+                killed.add(engine.pid)
+                time.sleep(0.2)
+                engine.kill()
+        time.sleep(0.02)
+    assert live.wait() == 6 and len(killed) == 6
+    assert "error: The engine died 6 times" in live.log and "Traceback" not in live.log
