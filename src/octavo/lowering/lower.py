@@ -97,7 +97,7 @@ def _node(number: int, name: str, phase: Phase, places: _Places, weights: Mappin
 def _origin(name: str, phase: Phase, places: _Places) -> Program:
     """The nodes of a phase as a Program of their own: inputs are what it reads, outputs what others read."""
     nodes = phase.nodes
-    made = {value for node in nodes for value in node.outputs}
+    made = dict.fromkeys(value for node in nodes for value in node.outputs)  # in order: reports name the first
     read = {value: None for node in nodes for value in node.operands if value not in made}
     return Program(
         f"{name}: {phase.anchor.op.name}",
