@@ -34,7 +34,6 @@ void int8(const i64* args, const Run& run) {
   const I x = bcast4(pattern);
   for (i64 i = 0; i < args[0]; i++) {
     for (I& a : acc) a = dot_u8s8(a, w, x);
-    __asm__ volatile("" ::: "memory");
   }
   I all = acc[0];
   for (int k = 1; k < kChains; k++) all = add_i(all, acc[k]);
@@ -55,7 +54,6 @@ void bf16(const i64* args, const Run& run) {
 #else
     for (F& a : acc) a = fma(x, x, a);
 #endif
-    __asm__ volatile("" ::: "memory");
   }
   F all = acc[0];
   for (int k = 1; k < kChains; k++) all = add(all, acc[k]);
