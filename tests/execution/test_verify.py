@@ -11,7 +11,7 @@ from octavo.errors import ConfigError
 from octavo.execution import verify
 from octavo.execution.node_checks import BOUND, EXACT, ORACLE
 from octavo.kernels.library import runnable_variants
-from tests import tiny
+from tests import real, tiny
 
 IDS = tuple((7 * i + 3) % tiny.VOCAB_SIZE for i in range(37))
 MIXED = {
@@ -140,3 +140,23 @@ def test_bad_prompts_are_refused(tmp_path: Path) -> None:
     for ids, word in (([3], "2 to 512"), ([3, tiny.VOCAB_SIZE], "vocabulary"), ([5] * 600, "--max-num-batched-tokens")):
         with pytest.raises(ConfigError, match=word):
             verify.verify(path, config(tmp_path), ids)
+
+
+def test_smollm2(tmp_path: Path) -> None:
+    """The default model on four ids: every node of 30 layers."""
+    report = verify.verify(real.smollm2(), config(tmp_path), (504, 5182, 28, 253))
+    assert report.first_deviation is None and len(report.checks) > 600
+    assert max(report.kl) < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", runnable_variants())
+def test_smollm2_on_every_variant(isa: str, tmp_path: Path) -> None:
+    for kv in ("bf16", "float32"):
+        assert verify.verify(real.smollm2(), config(tmp_path, isa=isa, kv_cache_dtype=kv)).first_deviation is None
+
+
+@pytest.mark.slow
+def test_qwen_half_b(tmp_path: Path) -> None:
+    """Q4_K_M: int8 panels of two kinds, biases, 14 heads on 2."""
+    assert verify.verify(real.qwen_half_b(), config(tmp_path)).first_deviation is None
