@@ -118,3 +118,21 @@ def test_quantized_weights(case: str, quantization: str, tmp_path: Path) -> None
         errors.append((native - reference).norm(dim=1) / reference.norm(dim=1))
     rows = torch.cat(errors)
     assert rows.median() < 1e-5 and rows.max() < 0.05
+
+
+def test_float_and_quantized_weights_side_by_side(tmp_path: Path) -> None:
+    """Files mix formats inside q, k, v and inside gate, up; weights of one phase then all meet float rows."""
+    mixed = {
+        "attn_q": "q8_0",
+        "attn_k": "f16",
+        "attn_v": "q4_1",
+        "ffn_gate": "bf16",
+        "ffn_up": "q8_0",
+        "output": "q8_0",
+    }
+    both = Both(tiny.gguf_file(tmp_path / "model.gguf", tiny.config(), quantization=mixed), 2)
+    layouts = {name.split(".")[-2]: weight.layout for name, weight in both.lowered.weights.items()}
+    assert layouts["q_proj"] == layouts["up_proj"] == "f32.p32.k1.1" and layouts["lm_head"] == "q8_0.p32.k4.1"
+    for runs in steps(3):
+        native, reference = both.logits(runs)
+        torch.testing.assert_close(native, reference, rtol=0.05, atol=0.05)

@@ -9,7 +9,7 @@ from octavo.lowering.lowered import GroupLayout, PackedWeight
 from octavo.program.graph import Program, StateGroup
 from octavo.quantization.format import format_named
 from octavo.quantization.kv import KV_DTYPES
-from octavo.quantization.panels import layout_for, packed_bytes
+from octavo.quantization.panels import FLOAT_LAYOUT, layout_for, layout_named, packed_bytes
 
 PAGE_TOKENS = 16
 KV_LAYOUTS = {"bf16": "kv.bf16.t16.1", "float32": "kv.f32.t16.1"}
@@ -37,9 +37,10 @@ def weight_use(programs: Iterable[Program]) -> WeightUse:
     return WeightUse(packed, vectors)
 
 
-def pack_plan(name: str, format_name: str, n: int, k: int) -> PackedWeight:
-    """The layout and bytes of a weight [n, k]. Raises UnsupportedModel for a format that is not built."""
-    layout = layout_for(format_named(format_name), k)
+def pack_plan(name: str, format_name: str, n: int, k: int, *, widen: bool = False) -> PackedWeight:
+    """The layout and bytes of a weight [n, k]; widen: as float32 whatever the format. Raises UnsupportedModel for a
+    format that is not built."""
+    layout = layout_named(FLOAT_LAYOUT) if widen else layout_for(format_named(format_name), k)
     return PackedWeight(name, format_name, layout.id, n, k, packed_bytes(layout, n, k))
 
 

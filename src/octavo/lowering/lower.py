@@ -12,7 +12,7 @@ from octavo.lowering.arena import plan_arena
 from octavo.lowering.arguments import Placed, Scope, arguments, padded_columns
 from octavo.lowering.layouts import group_layout, pack_plan, weight_use
 from octavo.lowering.lowered import ArenaArg, Buffer, Lowered, LoweredNode, LoweredProgram, PackedWeight
-from octavo.lowering.numerics import quantize_activations
+from octavo.lowering.numerics import quantize_activations, widened_weights
 from octavo.lowering.phases import Phase, form_phases
 from octavo.ops.quantize import act_row_bytes
 from octavo.ops.sample import sample
@@ -63,7 +63,10 @@ def lower(programs: Mapping[str, Program], facts: LoweringFacts) -> Lowered:
     if "logits" in chosen["head"].outputs:
         chosen["sample"] = sampler(chosen["head"].outputs["logits"].width)
     use = weight_use(chosen.values())
-    weights = {name: pack_plan(name, facts.formats[name], n, k) for name, (n, k) in use.packed.items()}
+    widened = widened_weights(chosen.values(), facts.formats)
+    weights = {
+        name: pack_plan(name, facts.formats[name], n, k, widen=name in widened) for name, (n, k) in use.packed.items()
+    }
     phases = []
     for name, program in chosen.items():
         check(program)
