@@ -125,6 +125,7 @@ def test_plan(home: Path) -> None:
     assert found.returncode == 0 and plan["fits"] and plan["context"] == 2048 and plan["model_context"] == 8192
     # 30 layers, K and V, 3 heads of 64, bfloat16: rows of the model's own configuration
     assert plan["kv_bytes_per_token"] == 30 * 2 * 3 * 64 * 2
+    assert plan["fingerprint"].startswith("octavo-n")
     assert plan["total"] == sum(plan["regions"].values()) + plan["runtime"] <= plan["allowed"]
     cells = {(each["context"], each["users"]): each["total"] for each in plan["table"]}
     grown = cells[2048, 32] - cells[2048, 1]

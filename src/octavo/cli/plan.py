@@ -17,10 +17,11 @@ from octavo.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import Progress, columns, size
 from octavo.config import EngineConfig, LogConfig, Settings, client_environment
-from octavo.engine.startup import decide_threads
+from octavo.engine.startup import decide_threads, fingerprint
 from octavo.errors import DoesNotFit
 from octavo.execution.plan import MemoryPlan, make_plan
 from octavo.execution.step import PAGE_TOKENS
+from octavo.kernels.library import runnable_variants
 from octavo.machine import read_machine
 from octavo.start import find_model
 
@@ -56,11 +57,15 @@ def run(settings: Settings, as_json: bool) -> None:
     share = plan.allowed / plan.free
     allowed = int(machine.memory_free * share)
     cells = table(checkpoint, engine, threads, plan, allowed)
+    isa = runnable_variants()[0] if engine.isa == "auto" else engine.isa
+    mark = fingerprint(checkpoint.digest(engine.cache_path), isa, plan)
     if as_json:
-        click.echo(json.dumps(as_data(checkpoint, plan, cells, allowed, refusal is None), indent=2, ensure_ascii=False))
+        data = as_data(checkpoint, plan, cells, allowed, refusal is None) | {"fingerprint": mark}
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
     else:
         for line in page(checkpoint, plan, cells, allowed):
             click.echo(line)
+        click.echo(f"tokens    {mark} (same fingerprint, same tokens)")
     if refusal is not None:
         raise refusal
     if not as_json:

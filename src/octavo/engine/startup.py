@@ -25,6 +25,7 @@ from octavo.execution.plan import MemoryPlan, make_plan
 from octavo.execution.runner import Runner
 from octavo.execution.step import PAGE_TOKENS, PagesAppended, RowRun, SlotOpen, Step
 from octavo.machine import Machine, read_machine
+from octavo.ops.quantize import GROUP
 from octavo.sampling_params import SamplingParams
 
 NUMERICS = 1  # version of the order of all sums and roundings; a change of bits is a new number
@@ -60,7 +61,7 @@ def load_model(path: Path, config: EngineConfig, report: Report | None = None) -
     executor = NativeExecutor(plan.layouts, plan.vocab, "", isa=config.isa)
     progress = None if report is None else lambda done, total: report("load", done, total)
     executor.load(checkpoint, plan.sources, progress)
-    executor.facts = executor.facts.named(fingerprint(digest, executor.isa, plan, config))
+    executor.facts = executor.facts.named(fingerprint(digest, executor.isa, plan))
     return LoadedModel(checkpoint, plan, executor, Runner(executor), machine, threads, time.perf_counter() - begin)
 
 
@@ -71,11 +72,10 @@ def decide_threads(config: EngineConfig, machine: Machine) -> int:
     return machine.threads if config.thread_limit is None else max(1, min(machine.threads, config.thread_limit))
 
 
-def fingerprint(digest: str, isa: str, plan: MemoryPlan, config: EngineConfig) -> str:
-    """What, beside the request, decides the tokens: weights, numerics version, ISA class, KV dtype, rope tables."""
-    layouts = sorted({weight.layout.rsplit(".", 1)[0] for weight in plan.layouts.lowered.weights.values()})
+def fingerprint(digest: str, isa: str, plan: MemoryPlan) -> str:
+    """What, beside the request, decides the tokens: weights, numerics version, ISA class, KV dtype, activation group."""
     kv = [group.layout for group in plan.layouts.lowered.groups]
-    facts = "|".join([digest, str(NUMERICS), isa, *kv, *layouts, "acts.g32"])
+    facts = "|".join([digest, str(NUMERICS), isa, *kv, f"acts.g{GROUP}"])
     return f"octavo-n{NUMERICS}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 
