@@ -73,7 +73,7 @@ def decide_threads(config: EngineConfig, machine: Machine) -> int:
 
 
 def fingerprint(digest: str, isa: str, plan: MemoryPlan) -> str:
-    """What, beside the request, decides the tokens: weights, numerics version, ISA class, KV dtype, activation group."""
+    """What decides the tokens beside the request: weights, numerics version, ISA class, KV dtype, activation group."""
     kv = [group.layout for group in plan.layouts.lowered.groups]
     facts = "|".join([digest, str(NUMERICS), isa, *kv, f"acts.g{GROUP}"])
     return f"octavo-n{NUMERICS}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
