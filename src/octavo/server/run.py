@@ -217,7 +217,7 @@ class _Life:
         url, option = listener.url, ""
         if listener.path is not None:
             url, option = "http://localhost", f"--unix-socket {listener.path} "
-        key = " -H \"Authorization: Bearer $OCTAVO_API_KEY\"" if keys.needed else ""
+        key = ' -H "Authorization: Bearer $OCTAVO_API_KEY"' if keys.needed else ""
         _say(f"Ready: {listener.url}   OpenAI /v1")
         _say(f"  try: curl {option}{url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\")
         _say(

@@ -127,12 +127,12 @@ def _check_common(body: _Common) -> None:
         if value and value not in harmless:
             raise _not_built(name)
     if body.tools and body.tool_choice != "none":
-        raise _not_built("tools", "send tool_choice: \"none\" to go on without")
+        raise _not_built("tools", 'send tool_choice: "none" to go on without')
     if body.tool_choice not in (None, "none", "auto"):
         raise _not_built("tool_choice")
     format_ = body.response_format
     if format_ is not None and not (isinstance(format_, dict) and format_.get("type") == "text"):
-        raise _not_built("response_format", "only {\"type\": \"text\"} is")
+        raise _not_built("response_format", 'only {"type": "text"} is')
     check_text(body.cache_salt, "cache_salt", MAX_SALT)
     check_text(body.request_id, "request_id")
     if body.cache_salt == "":
