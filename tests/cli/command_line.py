@@ -93,6 +93,19 @@ class Terminal:
         os.close(inside)
         self.text = ""
 
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.screen)
+
+    def interrupt(self) -> None:
+        """Ctrl-C, as a person types it: input() listens for signals a moment after its prompt is out."""
+        time.sleep(0.3)
+        self.process.send_signal(signal.SIGINT)
+
     def wait(self, pattern: str) -> None:
         """Until the pattern appears after all that was waited for before."""
         end = time.monotonic() + WAIT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -48,22 +47,21 @@ def test_an_interrupted_answer_ends_with_130(home: Path) -> None:
 
 
 def test_a_conversation(home: Path) -> None:
-    terminal = Terminal(home, "run", "--temp", "0", "--max-tokens", "400", "--max-model-len", "1024")
-    terminal.wait(r"smollm2:135m · in-process · context 1,024 · /help.*>>> ")
-    terminal.type("/nonsense\n")
-    terminal.wait(r"Unknown command /nonsense.*>>> ")
-    terminal.type("/set parameter temprature 1\n")
-    terminal.wait(r"no parameter temprature.*>>> ")
-    terminal.type("/set parameter num_predict 5\n/set verbose\n")
-    terminal.wait(r"max_tokens is 5\..*Figures.*>>> ")
-    terminal.type('"""Say\nhello"""\n')
-    terminal.wait(r"5 tok · .*1,024 context.*>>> ")
-    terminal.type("/clear\n/set parameter num_predict 400\n/set parameter ignore_eos true\nCount.\n")
-    terminal.wait(r"Count\.\s+\w+")
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.wait(r"\(stopped\).*>>> ")
-    terminal.process.send_signal(signal.SIGINT)
-    terminal.wait(r"Use Ctrl \+ d or /bye to exit\..*>>> ")
-    terminal.type("\x04")
-    assert terminal.process.wait(WAIT) == 0
-    os.close(terminal.screen)
+    with Terminal(home, "run", "--temp", "0", "--max-tokens", "400", "--max-model-len", "1024") as terminal:
+        terminal.wait(r"smollm2:135m · in-process · context 1,024 · /help.*>>> ")
+        terminal.type("/nonsense\n")
+        terminal.wait(r"Unknown command /nonsense.*>>> ")
+        terminal.type("/set parameter temprature 1\n")
+        terminal.wait(r"no parameter temprature.*>>> ")
+        terminal.type("/set parameter num_predict 5\n/set verbose\n")
+        terminal.wait(r"max_tokens is 5\..*Figures.*>>> ")
+        terminal.type('"""Say\nhello"""\n')
+        terminal.wait(r"5 tok · .*1,024 context.*>>> ")
+        terminal.type("/clear\n/set parameter num_predict 400\n/set parameter ignore_eos true\nCount.\n")
+        terminal.wait(r"Count\.\s+\w+")
+        terminal.interrupt()
+        terminal.wait(r"\(stopped\).*>>> ")
+        terminal.interrupt()
+        terminal.wait(r"Use Ctrl \+ d or /bye to exit\..*>>> ")
+        terminal.type("\x04")
+        assert terminal.process.wait(WAIT) == 0

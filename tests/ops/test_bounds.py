@@ -37,7 +37,8 @@ def normal(random: np.random.Generator, *shape: int, scale: float = 1.0) -> Floa
 def within(found: torch.Tensor, exact: NDArray[np.float64], bound: NDArray[np.float64]) -> None:
     assert found.shape == exact.shape == bound.shape
     assert (np.abs(found.numpy().astype(np.float64) - exact) <= bound).all()
-    if np.abs(exact).max(initial=0.0) > 1e-12:
+    sharp = bound < 0.004 * np.abs(exact)  # elsewhere terms cancel, and an error of 1 % of the result is allowed
+    if sharp.any():
         assert not (np.abs(found.numpy() * 1.01 - exact) <= bound).all()
 
 
