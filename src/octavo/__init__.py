@@ -11,15 +11,17 @@ if TYPE_CHECKING:
     from octavo.llm import LLM
     from octavo.request import RequestOutput
     from octavo.sampling_params import SamplingParams
+    from octavo.start import start_in_process
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncLLM", "RequestOutput", "SamplingParams", "__version__"]
+__all__ = ["LLM", "AsyncLLM", "RequestOutput", "SamplingParams", "__version__", "start_in_process"]
 
 _PLACES = {
     "LLM": "octavo.llm",
     "AsyncLLM": "octavo.async_llm",
     "RequestOutput": "octavo.request",
     "SamplingParams": "octavo.sampling_params",
+    "start_in_process": "octavo.start",
 }
 
 

@@ -129,7 +129,8 @@ class LLM:
 
     def _stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(5.0)
+        self._thread.join()
+        self._loop.close()
 
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
