@@ -4,27 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <iterator>
 #include <limits>
 
 namespace octavo {
 namespace {
-
-struct Layout {
-  const char* id;
-  i64 block;    // bytes of 32 columns x 32 k, or of 32 columns x 1 k
-  int bits;     // of a code; 0: float elements
-  int zero;     // zero point
-  int groups;   // scales per 32 k
-  bool min;     // has minima
-  char scales;  // 'h' half, 'f' float; for float elements also 'b' bf16
-};
-constexpr Layout kLayouts[] = {
-    {"q4_0.p32.k4.1", 576, 4, 8, 1, false, 'h'},    {"q4_1.p32.k4.1", 640, 4, 0, 1, true, 'h'},
-    {"q8_0.p32.k4.1", 1088, 8, 128, 1, false, 'h'}, {"i8g32.p32.k4.1", 1280, 8, 16, 1, true, 'f'},
-    {"i8g16.p32.k4.1", 1280, 8, 32, 2, false, 'f'}, {"bf16.p32.k1.1", 64, 0, 0, 0, false, 'b'},
-    {"f16.p32.k1.1", 64, 0, 0, 0, false, 'h'},      {"f32.p32.k1.1", 128, 0, 0, 0, false, 'f'},
-};
 
 template <class T>
 T at(const uint8_t* p, i64 index) {
@@ -55,12 +38,68 @@ float element(const uint8_t* p, i64 index, char type) {
   return value;
 }
 
-int code(const uint8_t* block, const Layout& layout, int column, int k) {
-  const int half_column = column / 16, lane = column % 16;
-  if (layout.bits == 8) return block[(half_column * 8 + k / 4) * 64 + lane * 4 + k % 4];
-  const int byte = block[(half_column * 4 + k % 16 / 4) * 64 + lane * 4 + k % 4];
+// Weight (column, k) of a block of 32 columns x 32 k of nibbles or of bytes.
+int nibble(const uint8_t* block, int column, int k) {
+  const int byte = block[(column / 16 * 4 + k % 16 / 4) * 64 + column % 16 * 4 + k % 4];
   return k < 16 ? byte % 16 : byte / 16;
 }
+int byte(const uint8_t* block, int column, int k) {
+  return block[(column / 16 * 8 + k / 4) * 64 + column % 16 * 4 + k % 4];
+}
+
+// Codes, scales and minima of weight (column, k) of a block, k in [0, span).
+int code_q5_0(const uint8_t* block, int column, int k) {
+  const int j = k / 4, fifth = block[512 + column * 4 + k % 4] / (1 << j) % 2;
+  return nibble(block, column, k) + 16 * fifth;
+}
+int code_q4_k(const uint8_t* block, int column, int k) { return nibble(block + k / 32 * 512, column, k % 32); }
+int code_q6_k(const uint8_t* block, int column, int k) {
+  const uint8_t* step = block + k / 32 * 832;
+  const int j = k % 16 / 4, pair = step[512 + k % 32 / 16 * 128 + column * 4 + k % 4] / (1 << 2 * j) % 4;
+  return nibble(step, column, k % 32) + 16 * pair;
+}
+template <int AT>
+float half_at(const uint8_t* block, int column, int) {
+  return half(at<uint16_t>(block + AT, column));
+}
+int pair_q4_k(const uint8_t* block, int column, int s, int which) {  // which 0: scale, 1: minimum; bits 4 and 5 of it
+  return block[4480 + s % 4 * 32 + column] >> (s / 4 * 4 + which * 2) & 3;
+}
+float scale_q4_k(const uint8_t* block, int column, int k) {
+  const int s = k / 32, six = block[4224 + s * 32 + column] % 16 + 16 * pair_q4_k(block, column, s, 0);
+  return half(at<uint16_t>(block + 4096, column)) * static_cast<float>(six);
+}
+float minimum_q4_k(const uint8_t* block, int column, int k) {
+  const int s = k / 32, six = block[4224 + s * 32 + column] / 16 + 16 * pair_q4_k(block, column, s, 1);
+  return half(at<uint16_t>(block + 4160, column)) * static_cast<float>(six);
+}
+float scale_q6_k(const uint8_t* block, int column, int k) {
+  const auto eight = static_cast<int8_t>(block[k / 32 * 832 + 768 + k % 32 / 16 * 32 + column]);
+  return half(at<uint16_t>(block + 6656, column)) * static_cast<float>(eight);
+}
+
+using Scale = float (*)(const uint8_t* block, int column, int k);
+struct Layout {
+  const char* id;
+  i64 block, span;  // bytes of 32 columns x span k
+  int (*code)(const uint8_t* block, int column, int k);
+  int zero, group;  // zero point, k that share a scale
+  Scale scale, minimum;
+};
+constexpr Layout kLayouts[] = {
+    {"q4_0.p32.k4.1", 576, 32, nibble, 8, 32, half_at<512>, nullptr},
+    {"q4_1.p32.k4.1", 640, 32, nibble, 0, 32, half_at<512>, half_at<576>},
+    {"q8_0.p32.k4.1", 1088, 32, byte, 128, 32, half_at<1024>, nullptr},
+    {"q5_0.p32.k4.1", 704, 32, code_q5_0, 16, 32, half_at<640>, nullptr},
+    {"q4_k.p32.k4.1", 4608, 256, code_q4_k, 0, 32, scale_q4_k, minimum_q4_k},
+    {"q6_k.p32.k4.1", 6720, 256, code_q6_k, 32, 16, scale_q6_k, nullptr},
+};
+struct Floats {
+  const char* id;
+  char type;
+  i64 bytes;
+};
+constexpr Floats kFloats[] = {{"bf16.p32.k1.1", 'b', 2}, {"f16.p32.k1.1", 'h', 2}, {"f32.p32.k1.1", 'f', 4}};
 
 float step(float a, float b, float c, bool fused) {
   if (fused) return std::fma(a, b, c);
@@ -70,48 +109,54 @@ float step(float a, float b, float c, bool fused) {
 
 float packed_element(const Layout& layout, const uint8_t* panel, i64 K, int column, const uint8_t* row, bool fused) {
   float f = 0;
-  for (i64 b = 0; b < K / 32; b++) {
-    const uint8_t* block = panel + b * layout.block;
-    const uint8_t* scales = block + layout.bits * 128;
-    const int size = 32 / layout.groups;
-    for (int g = 0; g < layout.groups; g++) {
-      int64_t dot = 0;
-      for (int k = g * size; k < (g + 1) * size; k++) {
-        dot += (code(block, layout, column, k) - layout.zero) * static_cast<int8_t>(row[b * 32 + k]);
-      }
-      const float scale = element(scales, g * 32 + column, layout.scales) * act_scale(row, K)[b];
-      f = step(static_cast<float>(dot), scale, f, fused);
+  for (i64 k0 = 0; k0 < K; k0 += layout.group) {
+    const uint8_t* block = panel + k0 / layout.span * layout.block;
+    const int first = static_cast<int>(k0 % layout.span);
+    int64_t dot = 0;
+    for (int k = 0; k < layout.group; k++) {
+      dot += (layout.code(block, column, first + k) - layout.zero) * static_cast<int8_t>(row[k0 + k]);
     }
-    if (layout.min) f = step(element(scales, 32 + column, layout.scales), act_scaled_sum(row, K)[b], f, fused);
+    const float scale = layout.scale(block, column, first) * act_scale(row, K)[k0 / 32];
+    f = step(static_cast<float>(dot), scale, f, fused);
+    if (layout.minimum) f = step(layout.minimum(block, column, first), act_scaled_sum(row, K)[k0 / 32], f, fused);
   }
   return f;
 }
 
-float float_element(const Layout& layout, const uint8_t* panel, i64 K, int column, const uint8_t* row, bool fused) {
+float float_element(const Floats& layout, const uint8_t* panel, i64 K, int column, const uint8_t* row, bool fused) {
   float f = 0;
-  for (i64 k = 0; k < K; k++) {
-    f = step(element(panel, k * 32 + column, layout.scales), at<float>(row, k), f, fused);
-  }
+  for (i64 k = 0; k < K; k++) f = step(element(panel, k * 32 + column, layout.type), at<float>(row, k), f, fused);
   return f;
+}
+
+// out of every row and column by element_of(panel, column, row of activations).
+template <class Fn>
+void fill(const uint8_t* weights, i64 panel, i64 panels, const uint8_t* acts, i64 stride, i64 rows, float* out, i64 ld,
+          const Fn& element_of) {
+  for (i64 r = 0; r < rows; r++) {
+    for (i64 c = 0; c < panels * 32; c++) {
+      out[r * ld + c] = element_of(weights + c / 32 * panel, static_cast<int>(c % 32), acts + r * stride);
+    }
+  }
 }
 
 }  // namespace
 
 bool oracle_linear(const char* id, const uint8_t* weights, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out,
                    i64 ld, bool fused) {
-  const auto* found = std::find_if(std::begin(kLayouts), std::end(kLayouts),
-                                   [&](const Layout& layout) { return std::strcmp(layout.id, id) == 0; });
-  if (found == std::end(kLayouts)) return false;
-  const bool packed = found->bits != 0;
-  const i64 panel = found->block * (packed ? K / 32 : K);
-  const i64 stride = packed ? act_row_bytes(K) : K * 4;
-  for (i64 r = 0; r < rows; r++) {
-    for (i64 c = 0; c < panels * 32; c++) {
-      const auto element_of = packed ? packed_element : float_element;
-      out[r * ld + c] = element_of(*found, weights + c / 32 * panel, K, static_cast<int>(c % 32), acts + r * stride, fused);
-    }
+  for (const Layout& layout : kLayouts) {
+    if (std::strcmp(layout.id, id) != 0) continue;
+    fill(weights, K / layout.span * layout.block, panels, acts, act_row_bytes(K), rows, out, ld,
+         [&](const uint8_t* panel, int c, const uint8_t* row) { return packed_element(layout, panel, K, c, row, fused); });
+    return true;
   }
-  return true;
+  for (const Floats& layout : kFloats) {
+    if (std::strcmp(layout.id, id) != 0) continue;
+    fill(weights, K * 32 * layout.bytes, panels, acts, K * 4, rows, out, ld,
+         [&](const uint8_t* panel, int c, const uint8_t* row) { return float_element(layout, panel, K, c, row, fused); });
+    return true;
+  }
+  return false;
 }
 
 void oracle_quantize_row(const float* x, i64 K, uint8_t* row) {

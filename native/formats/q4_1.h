@@ -6,13 +6,16 @@ OCTAVO_BEGIN
 namespace {
 
 struct Q4_1 {
-  static constexpr i64 kBlock = 640;
+  static constexpr i64 kBlock = 640, kSpan = 32;
   static constexpr int kZero = 0, kMax = 15, kGroups = 1;
   static constexpr bool kMin = true;
-  static inline simd::I quads(const uint8_t* block, int c, int i, simd::I& hi) { return nibble_quads(block, c, i, hi); }
-  static inline int code(const uint8_t* block, int column, int k) { return nibble_code(block, column, k); }
-  static inline simd::F d(const uint8_t* block, int c, int) { return half_scales(block + 512, c); }
-  static inline simd::F m(const uint8_t* block, int c) { return half_scales(block + 576, c); }
+  template <int Q>
+  static inline simd::I quad(const uint8_t* block, i64, int c) {
+    return nibble_quad<Q>(block, c);
+  }
+  static inline int code(const uint8_t* block, i64, int column, int k) { return nibble_code(block, column, k); }
+  static inline simd::F d(const uint8_t* block, i64, int c, int) { return half_scales(block + 512, c); }
+  static inline simd::F m(const uint8_t* block, i64, int c) { return half_scales(block + 576, c); }
 };
 
 }  // namespace

@@ -3,11 +3,13 @@
 #include "../formats/bf16.h"
 #include "../formats/f16.h"
 #include "../formats/f32.h"
-#include "../formats/i8g16.h"
-#include "../formats/i8g32.h"
 #include "../formats/q4_0.h"
 #include "../formats/q4_1.h"
+#include "../formats/q4_k.h"
+#include "../formats/q5_0.h"
+#include "../formats/q6_k.h"
 #include "../formats/q8_0.h"
+#include "../formats/unpacked.h"
 #include "linear_tile.h"
 
 OCTAVO_BEGIN
@@ -26,7 +28,7 @@ inline void with_rows(i64 rows, const Fn& body) {
 
 template <class W>
 i64 packed_panel(i64 K) {
-  return K / 32 * W::kBlock;
+  return K / W::kSpan * W::kBlock;
 }
 inline i64 no_scratch(i64) { return 0; }
 
@@ -41,19 +43,56 @@ inline void row_tiles(i64 rows, const Fn& body) {
 }
 
 // Vectors [v0, v1) of 16 columns, NV at a time (v1 - v0 is a multiple of NV), all rows, at most R at a time.
-template <class W, int R, int NV>
+template <class W, int R, int NV, bool STREAM = true>
 void packed(const uint8_t* w, i64 v0, i64 v1, const Rows& acts, i64 rows, float* out, i64 ld) {
   const i64 panel = packed_panel<W>(acts.K);
   for (i64 v = v0; v < v1; v += NV) {
     row_tiles<R>(rows, [&](i64 r, auto n) {
-      packed_tile<W, n.value, NV>(w + v / 2 * panel, static_cast<int>(v % 2), r == 0, acts.from(r), out + r * ld + v * 16, ld);
+      packed_tile<W, n.value, NV>(w + v / 2 * panel, static_cast<int>(v % 2), STREAM && r == 0, acts.from(r), out + r * ld + v * 16, ld);
     });
   }
 }
 
+// Rows from which a panel is unpacked first; 0: never. Where decoding a code takes more than a nibble's mask and shift, the
+// tiles of many rows pay for it again and again. Measured on one core of a Zen 5, K 1536, GOP/s direct / unpacked:
+//   avx512  Q4_K 16 rows 482 / 380, 32: 611 / 630, 512: 600 / 722   Q6_K 16: 414 / 338, 32: 529 / 572, 512: 527 / 648
+//           Q5_0 32: 717 / 667, 512: 734 / 744   Q4_1 32: 654 / 546, 512: 709 / 732
+//   avx2    Q4_K 8: 200 / 184, 32: 257 / 284, 512: 261 / 308   Q6_K 8: 127 / 137, 32: 150 / 210, 512: 175 / 226
+//           Q5_0 8: 178 / 173, 32: 215 / 259, 512: 217 / 276   Q4_1 8: 235 / 179, 32: 294 / 268, 512: 304 / 311
 template <class W>
-void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld, uint8_t*) {
+constexpr i64 kUnpackRows = 0;
+#if defined(__AVX512F__)
+template <>
+constexpr i64 kUnpackRows<Q4_K> = 32;
+template <>
+constexpr i64 kUnpackRows<Q6_K> = 32;
+#else
+template <>
+constexpr i64 kUnpackRows<Q4_K> = 16;
+template <>
+constexpr i64 kUnpackRows<Q5_0> = 16;
+template <>
+constexpr i64 kUnpackRows<Q6_K> = 8;
+#endif
+
+template <class W>
+i64 packed_scratch(i64 K) {
+  return kUnpackRows<W> ? K / 32 * Unpacked<W>::kBlock : 0;
+}
+
+template <class W>
+void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld,
+                   uint8_t* scratch) {
   const Rows from = {acts, act_row_bytes(K), K};
+  if constexpr (kUnpackRows<W> != 0) {
+    if (rows >= kUnpackRows<W>) {
+      for (i64 p = 0; p < panels; p++) {
+        Unpacked<W>::unpack(w + p * packed_panel<W>(K), K, scratch);
+        packed<Unpacked<W>, kTileRows, kTileVectors, false>(scratch, 0, 2, from, rows, out + p * 32, ld);
+      }
+      return;
+    }
+  }
   const i64 vectors = panels * 2, wide = rows <= kWideRows ? vectors / kWideVectors * kWideVectors : 0;
   packed<W, kWideRows, kWideVectors>(w, 0, wide, from, rows, out, ld);
   packed<W, kTileRows, kTileVectors>(w, wide, vectors, from, rows, out, ld);
@@ -63,14 +102,16 @@ void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64
 template <class W>
 void packed_column(const uint8_t* w, i64 K, int column, float* out) {
   const int c = column / 16, lane = column % 16;
-  for (i64 b = 0; b < K / 32; b++, w += W::kBlock) {
+  for (i64 b = 0; b < K / 32; b++) {
+    const i64 step = b % (W::kSpan / 32);
+    const uint8_t* block = w + b / (W::kSpan / 32) * W::kBlock;
     float m[16];
-    if constexpr (W::kMin) simd::store(m, W::m(w, c));
+    if constexpr (W::kMin) simd::store(m, W::m(block, step, c));
     for (int s = 0; s < W::kGroups; s++) {
       float d[16];
-      simd::store(d, W::d(w, c, s));
+      simd::store(d, W::d(block, step, c, s));
       for (int k = s * 32 / W::kGroups; k < (s + 1) * 32 / W::kGroups; k++) {
-        const float value = d[lane] * static_cast<float>(W::code(w, column, k) - W::kZero);
+        const float value = d[lane] * static_cast<float>(W::code(block, step, column, k) - W::kZero);
         out[b * 32 + k] = W::kMin ? value + m[lane] : value;
       }
     }
@@ -123,7 +164,7 @@ void float_column(const uint8_t* w, i64 K, int column, float* out) {
 }
 
 template <class W>
-constexpr Format kPacked = {packed_panel<W>, 1, packed_linear<W>, no_scratch, packed_column<W>};
+constexpr Format kPacked = {packed_panel<W>, 1, packed_linear<W>, packed_scratch<W>, packed_column<W>};
 template <class W>
 constexpr Format kFloat = {float_panel<W>, 0, float_linear<W>, no_scratch, float_column<W>};
 
@@ -133,8 +174,9 @@ OCTAVO_ENTRIES(formats,
                {"format.q4_0.p32.k4.1", &kPacked<Q4_0>},
                {"format.q4_1.p32.k4.1", &kPacked<Q4_1>},
                {"format.q8_0.p32.k4.1", &kPacked<Q8_0>},
-               {"format.i8g32.p32.k4.1", &kPacked<I8G32>},
-               {"format.i8g16.p32.k4.1", &kPacked<I8G16>},
+               {"format.q4_k.p32.k4.1", &kPacked<Q4_K>},
+               {"format.q5_0.p32.k4.1", &kPacked<Q5_0>},
+               {"format.q6_k.p32.k4.1", &kPacked<Q6_K>},
                {"format.bf16.p32.k1.1", &kFloat<Bf16>},
                {"format.f16.p32.k1.1", &kFloat<F16>},
                {"format.f32.p32.k1.1", &kFloat<F32>})

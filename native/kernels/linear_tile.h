@@ -5,11 +5,14 @@
 // folded in as -zero * sum(x); then f = fma(float(dot), d * scale, f) and, with minima, f = fma(m, scaled_sum, f). Float
 // formats: f = fma(w, x, f), k ascending. A block of K that ends leaves f in `out` and the next goes on from there.
 //
-// Tiles read the packed bytes directly, for any number of rows: a panel stays in L1 or L2 while the rows run over it. Few
-// rows take several panels at once, since one stream of loads does not fill the memory.
-// Tried and dropped: unpacking a panel once into L1 from nine rows on. SmolLM2's linears, Q4_1, one thread of a Zen 5, tokens
-// a second, unpacked against direct 6 x 2 tiles: 16 rows 2,480 / 2,700, 32 rows 2,580 / 2,800, 512 rows 3,250 / 3,310;
-// on avx2 equal within 2 %. Direct 4 x 2 tiles: 2,670, 2,820, 3,220.
+// Tiles read the packed bytes directly, or a panel that was unpacked in the scratch (formats.cc says from how many rows):
+// a panel stays in L1 or L2 while the rows run over it. Few rows take several panels at once, since one stream of loads
+// does not fill the memory.
+// Tried and dropped, one thread of a Zen 5: direct 4 x 2 tiles on avx512 (SmolLM2's linears, Q4_1, tokens a second, 16, 32
+// and 512 rows: 2,670, 2,820, 3,220 against 2,700, 2,800, 3,310 of 6 x 2). On avx2, GOP/s of 512 rows, K 1536: Q4_1 4 x 1
+// tiles 298 against 304 of 6 x 1; both 212 while gcc reassociated the sums of 16 bits (all products first, spilled);
+// Q5_0 and Q6_K with sums widened every 4 and 2 products 295 and 217 unpacked against 276 and 226, but 191 and 113 direct
+// against 217 and 175 of sums that begin at the zero point's share; Q8_0 widened to 16 bits 119 against 186.
 #pragma once
 #include "../simd/simd.h"
 
@@ -24,15 +27,15 @@ namespace {
 constexpr int kWideRows = 3, kWideVectors = 4, kTileRows = 6, kTileVectors = 2;
 constexpr int kFloatRows = 6, kFloatVectors = 4, kFloatWide = 8;
 #elif defined(__AVX2__)
-// 16 ymm, two a vector: 4 x 1 tiles hold 8 sums of 16 bits, the float sums live in L1; floats 6 x 1 hold 12 sums.
-constexpr int kWideRows = 1, kWideVectors = 4, kTileRows = 4, kTileVectors = 1;
+// 16 ymm, two a vector: 6 x 1 tiles hold 12 sums of 16 bits, the float sums live in L1; floats 6 x 1 hold 12 sums.
+constexpr int kWideRows = 1, kWideVectors = 4, kTileRows = 6, kTileVectors = 1;
 constexpr int kFloatRows = 6, kFloatVectors = 1, kFloatWide = 4;
 #else
 // 16 xmm, four a vector.
 constexpr int kWideRows = 1, kWideVectors = 2, kTileRows = 2, kTileVectors = 1;
 constexpr int kFloatRows = 2, kFloatVectors = 1, kFloatWide = 2;
 #endif
-constexpr i64 kAhead = 4;  // blocks (2.5 to 5 KiB) that the weight stream is prefetched ahead
+constexpr i64 kAhead = 4;  // steps (2.2 to 4.3 KiB) that the weight stream is prefetched ahead
 
 template <int N>
 struct Index {
@@ -56,48 +59,37 @@ struct Rows {
   Rows from(i64 r) const { return {acts + r * stride, stride, K}; }
 };
 
-// What the zero point adds to the dot of group s of block b: nothing, or -zero * the sum of the activations.
-template <class W>
-inline OCTAVO_INLINE int32_t zero_part(const int32_t* sum16, i64 b, int s) {
-  if constexpr (W::kZero == 0) return 0;
-  if constexpr (W::kGroups == 2) return -W::kZero * sum16[b * 2 + s];
-  return -W::kZero * (sum16[b * 2] + sum16[b * 2 + 1]);
-}
-
-// Group S of block b: R rows x NV vectors of dots, into f. place(v) and half(v): the block and the half of vector v.
+// Group S of step b (32 k): R rows x NV vectors of dots, into f. place(v) and half(v): the block and the half of vector v.
 template <class W, int S, int R, int NV, class Place, class Half>
 inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], Place place, Half half) {
   using namespace simd;
-  constexpr bool kLow = W::kGroups == 1 || S == 0, kHigh = W::kGroups == 1 || S == 1;  // quads 0..3 and 4..7
-  constexpr int kEach = kLow + kHigh;
-  Dot<W::kMax> dot[R][NV];
-  int32_t zero[R];
+  const i64 s = b % (W::kSpan / 32);
+  constexpr int kEach = W::kGroups == 1 ? 2 : 1;  // 8 quads a group, or 4
+  using D = Dot<W::kMax, W::kZero, 4 * kEach>;
+  D dot[R][NV];
   unroll<0, R>([&](auto r) OCTAVO_INLINE {
-    zero[r.value] = zero_part<W>(rows.sum16(r.value), b, S);
-    unroll<0, NV>([&](auto v) OCTAVO_INLINE { dot[r.value][v.value].start(zero[r.value]); });
+    const int32_t* sum16 = rows.sum16(r.value) + b * 2;
+    const auto from = D::start_of(rows.x(r.value) + b * 32 + S * 16, kEach == 2 ? sum16[0] + sum16[1] : sum16[S]);
+    unroll<0, NV>([&](auto v) OCTAVO_INLINE { dot[r.value][v.value].start(from); });
   });
-  unroll<0, 4>([&](auto i) OCTAVO_INLINE {
-    I lo[NV], hi[NV];
-    unroll<0, NV>([&](auto v) OCTAVO_INLINE {
-      lo[v.value] = W::quads(place(v.value), half(v.value), i.value, hi[v.value]);
-    });
+  // Quads q and q + 4 in turn: nibble formats hold both in one vector.
+  unroll<0, 4 * kEach>([&](auto n) OCTAVO_INLINE {
+    constexpr int q = kEach == 2 ? n.value / 2 + n.value % 2 * 4 : S * 4 + n.value;
+    I w[NV];
+    unroll<0, NV>([&](auto v) OCTAVO_INLINE { w[v.value] = W::template quad<q>(place(v.value), s, half(v.value)); });
     unroll<0, R>([&](auto r) OCTAVO_INLINE {
-      const int8_t* x = rows.x(r.value) + b * 32 + i.value * 4;
-      unroll<0, NV>([&](auto v) OCTAVO_INLINE {
-        auto& sum = dot[r.value][v.value];
-        if constexpr (kLow) sum.template step<kEach * i.value>(lo[v.value], quad(x));
-        if constexpr (kHigh) sum.template step<kEach * i.value + kEach - 1>(hi[v.value], quad(x + 16));
-      });
+      const Quad x = quad(rows.x(r.value) + b * 32 + q * 4);
+      unroll<0, NV>([&](auto v) OCTAVO_INLINE { dot[r.value][v.value].template step<n.value>(w[v.value], x); });
     });
   });
   unroll<0, NV>([&](auto v) OCTAVO_INLINE {
-    const F d = W::d(place(v.value), half(v.value), S);
+    const F d = W::d(place(v.value), s, half(v.value), S);
     unroll<0, R>([&](auto r) OCTAVO_INLINE {
       F& to = f[r.value][v.value];
-      to = fma(to_f(dot[r.value][v.value].total(zero[r.value])), mul(d, set1(rows.scale(r.value)[b])), to);
+      to = fma(to_f(dot[r.value][v.value].total()), mul(d, set1(rows.scale(r.value)[b])), to);
     });
     if constexpr (W::kMin) {
-      const F m = W::m(place(v.value), half(v.value));
+      const F m = W::m(place(v.value), s, half(v.value));
       unroll<0, R>([&](auto r) OCTAVO_INLINE {
         F& to = f[r.value][v.value];
         to = fma(m, set1(rows.scaled_sum(r.value)[b]), to);
@@ -111,17 +103,18 @@ inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], Pl
 template <class W, int R, int NV>
 void packed_tile(const uint8_t* w, int half, bool stream, const Rows& rows, float* out, i64 ld) {
   using namespace simd;
-  const i64 blocks = rows.K / 32, panel = blocks * W::kBlock;
+  constexpr i64 kSteps = W::kSpan / 32, kStep = W::kBlock / kSteps;  // steps of a block, bytes that a step streams
+  const i64 steps = rows.K / 32, panel = steps * kStep;
   F f[R][NV];
   unroll<0, R>([&](auto r) OCTAVO_INLINE { unroll<0, NV>([&](auto v) OCTAVO_INLINE { f[r.value][v.value] = zero(); }); });
   constexpr int kPanels = NV < 2 ? 1 : NV / 2;
-  for (i64 b = 0; b < blocks; b++) {
-    const uint8_t* at = w + b * W::kBlock;
-    // The last blocks of a panel fetch the first ones of the panel that comes after all kPanels.
-    const uint8_t* ahead = at + kAhead * W::kBlock + (b + kAhead < blocks ? 0 : (kPanels - 1) * panel);
+  for (i64 b = 0; b < steps; b++) {
+    const uint8_t* at = w + b / kSteps * W::kBlock;
+    // The last steps of a panel fetch the first ones of the panel that comes after all kPanels.
+    const uint8_t* ahead = w + (b + kAhead) * kStep + (b + kAhead < steps ? 0 : (kPanels - 1) * panel);
     if (stream) {
       unroll<0, kPanels>([&](auto p) OCTAVO_INLINE {
-        for (i64 i = 0; i < W::kBlock; i += 64) prefetch(ahead + p.value * panel + i);
+        for (i64 i = 0; i < kStep; i += 64) prefetch(ahead + p.value * panel + i);
       });
     }
     const auto place = [&](int v) OCTAVO_INLINE { return NV == 1 ? at : at + v / 2 * panel; };

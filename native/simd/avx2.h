@@ -62,6 +62,10 @@ static inline I load_i8(const int8_t* p) {
   const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return {_mm256_cvtepi8_epi32(v), _mm256_cvtepi8_epi32(_mm_srli_si128(v, 8))};
 }
+static inline I load_u8(const uint8_t* p) {
+  const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8))};
+}
 static inline __m128i low16(I x) {  // 8 x 2 int32 -> 16 of their low bytes
   const __m256i pick = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,  //
                                         0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
@@ -109,6 +113,10 @@ static inline I xor_i(I x, I y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor
 template <int N>
 static inline I shr_i(I x) {
   return {_mm256_srli_epi32(x.a, N), _mm256_srli_epi32(x.b, N)};
+}
+static inline I shr_by(I x, int n) {
+  const __m128i count = _mm_cvtsi32_si128(n);
+  return {_mm256_srl_epi32(x.a, count), _mm256_srl_epi32(x.b, count)};
 }
 template <int N>
 static inline I sar_i(I x) {
@@ -203,32 +211,50 @@ static inline I nibble_lo(I x) {
 static inline I nibble_hi(I x) { return nibble_lo({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
 using Quad = __m256i;
 static inline Quad quad(const int8_t* p) { return _mm256_set1_epi32(*reinterpret_cast<const word_u*>(p)); }
-// maddubs adds two products into 16 bits: 2 * 127 * MAX each, so that 32767 holds 8 of them for MAX 15, 4 for 31, 2 for 63.
-// Larger bytes widen at once.
-template <int MAX>
+// maddubs adds two products into 16 bits, at most 2 * 127 * MAX. Codes less their zero point are small enough that a lane
+// holds all QUADS of a group (Q8_0's are not: add_signed), and sums wrap, so only the end has to fit: they
+// begin at -ZERO * the sum of the activations that fall on the lane, which is the same for all columns.
+template <int MAX, int ZERO, int QUADS>
 struct Dot {
-  static constexpr int kHold = MAX <= 15 ? 8 : MAX <= 31 ? 4 : MAX <= 63 ? 2 : 1;
-  I sum16, acc;
-  inline void start(int32_t) {
-    if constexpr (kHold < 8) acc = zeroi();
+  static constexpr int kMost = ZERO > MAX - ZERO ? ZERO : MAX - ZERO;
+  static constexpr bool kNarrow = 2 * 127 * QUADS * kMost <= 32767 && 2 * 127 * MAX <= 32767;
+  static_assert(kNarrow || (ZERO == 128 && MAX == 255));
+  struct Start {
+    __m256i v;
+  };
+  I acc;
+  // x: the group's activations, sum: theirs. Lane parities 0 and 1 have k = 4q + {0, 1} and 4q + {2, 3}.
+  static inline Start start_of(const int8_t* x, int32_t) {
+    if constexpr (ZERO == 0 || !kNarrow) return {_mm256_setzero_si256()};
+    const __m128i* at = reinterpret_cast<const __m128i*>(x);
+    const __m128i zero = _mm_set1_epi8(static_cast<char>(ZERO));
+    __m128i h = _mm_maddubs_epi16(zero, _mm_loadu_si128(at));
+    if constexpr (QUADS == 8) h = _mm_add_epi16(h, _mm_maddubs_epi16(zero, _mm_loadu_si128(at + 1)));
+    h = _mm_add_epi16(h, _mm_shuffle_epi32(h, 0x4e));
+    h = _mm_add_epi16(h, _mm_shuffle_epi32(h, 0xb1));
+    return {_mm256_sub_epi16(_mm256_setzero_si256(), _mm256_broadcastsi128_si256(h))};
   }
+  inline void start(Start from) { acc = {from.v, from.v}; }
   template <int N>
   inline void step(I w, Quad x) {
-    if constexpr (kHold == 1) {
-      acc = {dot_wide(acc.a, w.a, x), dot_wide(acc.b, w.b, x)};
+    if constexpr (!kNarrow) {
+      acc = {add_signed(acc.a, w.a, x), add_signed(acc.b, w.b, x)};
     } else {
       const I p = {_mm256_maddubs_epi16(w.a, x), _mm256_maddubs_epi16(w.b, x)};
-      sum16 = N % kHold == 0 ? p : I{_mm256_add_epi16(sum16.a, p.a), _mm256_add_epi16(sum16.b, p.b)};
-      if constexpr (kHold < 8 && N % kHold == kHold - 1) acc = add_i(acc, widen(sum16));
+      acc = N == 0 && ZERO == 0 ? p : I{_mm256_add_epi16(acc.a, p.a), _mm256_add_epi16(acc.b, p.b)};
     }
+    asm("" : "+x"(acc.a), "+x"(acc.b));  // or gcc reassociates: all products first, spilled, then their sum
   }
-  static inline I widen(I s) {
+  // Bytes of zero point 128: the sign of the weight moves to the activation; 2 * 128 * 127 fits 16 bits.
+  static inline __m256i add_signed(__m256i sum, __m256i u, __m256i x) {
+    const __m256i w = _mm256_xor_si256(u, _mm256_set1_epi8(-128));
+    const __m256i p = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(p, _mm256_set1_epi16(1)));
+  }
+  inline I total() const {
+    if constexpr (!kNarrow) return acc;
     const __m256i one = _mm256_set1_epi16(1);
-    return {_mm256_madd_epi16(s.a, one), _mm256_madd_epi16(s.b, one)};
-  }
-  inline I total(int32_t init) const {
-    const I s = kHold == 8 ? widen(sum16) : acc;
-    return init == 0 ? s : add_i(s, seti(init));
+    return {_mm256_madd_epi16(acc.a, one), _mm256_madd_epi16(acc.b, one)};
   }
 };
 

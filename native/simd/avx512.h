@@ -37,6 +37,7 @@ static inline void store_n(float* p, F a, i64 n) { _mm512_mask_storeu_ps(p, mask
 static inline I loadi(const void* p) { return {_mm512_loadu_si512(p)}; }
 static inline void storei(void* p, I a) { _mm512_storeu_si512(p, a.v); }
 static inline I load_i8(const int8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+static inline I load_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
 static inline void store_i8(int8_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
 
 static inline F add(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -68,6 +69,7 @@ template <int N>
 static inline I shr_i(I a) {
   return {_mm512_srli_epi32(a.v, N)};
 }
+static inline I shr_by(I a, int n) { return {_mm512_srl_epi32(a.v, _mm_cvtsi32_si128(n))}; }
 template <int N>
 static inline I sar_i(I a) {
   return {_mm512_srai_epi32(a.v, N)};
@@ -128,15 +130,17 @@ static inline I nibble_lo(I a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(
 static inline I nibble_hi(I a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 using Quad = I;
 static inline Quad quad(const int8_t* p) { return bcast4(p); }
-template <int MAX>
+template <int MAX, int ZERO, int QUADS>
 struct Dot {
+  using Start = int32_t;
   I acc;
-  inline void start(int32_t init) { acc = seti(init); }
+  static inline Start start_of(const int8_t*, int32_t sum) { return -ZERO * sum; }
+  inline void start(Start from) { acc = seti(from); }
   template <int N>
   inline void step(I w, Quad x) {
     acc = dot_u8s8(acc, w, x);
   }
-  inline I total(int32_t) const { return acc; }
+  inline I total() const { return acc; }
 };
 
 // In assembly: gcc 12 takes a function that only prefetches for one without effect and deletes its calls.

@@ -70,6 +70,9 @@ static inline void storei(void* p, I a) {
 static inline I load_i8(const int8_t* p) {
   return each_i([=](int i) { return W4{p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]}; });
 }
+static inline I load_u8(const uint8_t* p) {
+  return each_i([=](int i) { return W4{p[4 * i], p[4 * i + 1], p[4 * i + 2], p[4 * i + 3]}; });
+}
 static inline void store_i8(int8_t* p, I a) {
   for (int i = 0; i < 16; i++) p[i] = static_cast<int8_t>(a.v[i / 4][i % 4]);
 }
@@ -105,6 +108,9 @@ static inline I xor_i(I a, I b) { return each_i([&](int i) { return a.v[i] ^ b.v
 template <int N>
 static inline I shr_i(I a) {
   return each_i([&](int i) { return (W4)((U4)a.v[i] >> N); });
+}
+static inline I shr_by(I a, int n) {
+  return each_i([&](int i) { return (W4)((U4)a.v[i] >> n); });
 }
 template <int N>
 static inline I sar_i(I a) {
@@ -230,15 +236,17 @@ static inline I nibble_lo(I a) { return and_i(a, seti(0x0f0f0f0f)); }
 static inline I nibble_hi(I a) { return nibble_lo(shr_i<4>(a)); }
 using Quad = W4;
 static inline Quad quad(const int8_t* p) { return bcast4(p).v[0]; }
-template <int MAX>
+template <int MAX, int ZERO, int QUADS>
 struct Dot {
+  using Start = int32_t;
   I acc;
-  inline void start(int32_t init) { acc = seti(init); }
+  static inline Start start_of(const int8_t*, int32_t sum) { return -ZERO * sum; }
+  inline void start(Start from) { acc = seti(from); }
   template <int N>
   inline void step(I w, Quad x) {
     acc = each_i([&](int i) { return dot4(acc.v[i], w.v[i], x); });
   }
-  inline I total(int32_t) const { return acc; }
+  inline I total() const { return acc; }
 };
 
 // In assembly: gcc 12 takes a function that only prefetches for one without effect and deletes its calls.

@@ -5,16 +5,17 @@
 // static inside the variant's own namespace. Bits: avx2, avx512 and avx512bf16 agree in every function; portable differs
 // where a fma is written (it multiplies, then adds).
 //
-//   zero set1 seti zeroi iota            load store load_n store_n loadi storei load_bf16 store_bf16 load_f16 load_i8 store_i8
+//   zero set1 seti zeroi iota            load store load_n store_n loadi storei load_bf16 store_bf16 load_f16 load_i8 load_u8 store_i8
 //   add sub mul div min max abs neg sqrt fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b fma1 (of scalars) floor round
 //   min(a,b) is a<b?a:b and max(a,b) is a>b?a:b lane by lane, so a NaN in a gives b.
-//   to_f to_i (nearest even) as_i as_f add_i sub_i mul_i and_i or_i xor_i shr_i<n> (logical) sar_i<n> shl_i<n> gt_i eq_i
+//   to_f to_i (nearest even) as_i as_f add_i sub_i mul_i and_i or_i xor_i shr_i<n> (logical) shr_by sar_i<n> shl_i<n> gt_i eq_i
 //   lt le gt ge eq (false for NaN) mask_n select select_i any bits first
 //   reduce_add reduce_max reduce_add_i: lanes i and i+8, then i+4, i+2, i+1
-//   bcast4 dot_u8s8 nibble_lo nibble_hi quad Dot<MAX>  exp silu  prefetch  HAS_BF16_DOT dot_bf16
+//   bcast4 dot_u8s8 nibble_lo nibble_hi quad Dot  exp silu  prefetch  HAS_BF16_DOT dot_bf16
 //
-// Dot<MAX> sums products of unsigned bytes (each at most MAX) with int8 in -127..127 over the 8 quads of a group of 32,
-// exactly: start(init), step<n>(w, x) for n = 0..7 in any order of quads, total(init).
+// Dot<MAX, ZERO, QUADS> sums products of unsigned bytes (each at most MAX) less ZERO with int8 in -127..127 over the QUADS (4
+// or 8) quads of a group, exactly: start(start_of(activations of the group, their sum)), step<n>(w, x) for n = 0..QUADS - 1
+// in any order of quads, total().
 #pragma once
 #include "../variant.h"
 

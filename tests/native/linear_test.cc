@@ -4,6 +4,7 @@
 #include <barrier>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <random>
@@ -29,17 +30,24 @@ int whole(int lo, int hi) { return std::uniform_int_distribution<int>(lo, hi)(rn
 
 struct Case {
   const char* id;
-  i64 block, codes;  // bytes a block, bytes of codes
-  int most;          // largest byte of codes
-  char scales;       // h: half, f: float, b: bf16
+  i64 block, span;      // bytes of 32 columns x span k
+  i64 scales, scaling;  // bytes of halves (float formats: of elements) in a block, and where they begin
+  char type;            // of those: h: half, f: float, b: bf16; every other byte of a block is any byte
   bool packed;
 };
 const Case kCases[] = {
-    {"q4_0.p32.k4.1", 576, 512, 255, 'h', true},    {"q4_1.p32.k4.1", 640, 512, 255, 'h', true},
-    {"q8_0.p32.k4.1", 1088, 1024, 255, 'h', true},  {"i8g32.p32.k4.1", 1280, 1024, 31, 'f', true},
-    {"i8g16.p32.k4.1", 1280, 1024, 63, 'f', true},  {"bf16.p32.k1.1", 64, 0, 0, 'b', false},
-    {"f16.p32.k1.1", 64, 0, 0, 'h', false},         {"f32.p32.k1.1", 128, 0, 0, 'f', false},
+    {"q4_0.p32.k4.1", 576, 32, 64, 512, 'h', true},    {"q4_1.p32.k4.1", 640, 32, 128, 512, 'h', true},
+    {"q8_0.p32.k4.1", 1088, 32, 64, 1024, 'h', true},  {"q5_0.p32.k4.1", 704, 32, 64, 640, 'h', true},
+    {"q4_k.p32.k4.1", 4608, 256, 128, 4096, 'h', true}, {"q6_k.p32.k4.1", 6720, 256, 64, 6656, 'h', true},
+    {"bf16.p32.k1.1", 64, 1, 64, 0, 'b', false},       {"f16.p32.k1.1", 64, 1, 64, 0, 'h', false},
+    {"f32.p32.k1.1", 128, 1, 128, 0, 'f', false},
 };
+const Case& case_of(const char* id) {
+  for (const Case& c : kCases) {
+    if (std::strcmp(c.id, id) == 0) return c;
+  }
+  std::abort();
+}
 
 void put(std::vector<uint8_t>& to, size_t at, float v, char type) {
   uint32_t bits;
@@ -56,16 +64,13 @@ void put(std::vector<uint8_t>& to, size_t at, float v, char type) {
 
 // Random panels; codes take their extremes often, so that a sum of 16 bits that is too small would overflow.
 std::vector<uint8_t> weights(const Case& c, i64 K, i64 panels) {
-  const size_t blocks = static_cast<size_t>(panels * (c.packed ? K / 32 : K));
-  std::vector<uint8_t> w(blocks * static_cast<size_t>(c.block));
-  const size_t size = c.scales == 'f' ? 4 : 2;
-  for (size_t b = 0; b < blocks; b++) {
-    const size_t at = b * static_cast<size_t>(c.block);
+  const size_t blocks = static_cast<size_t>(panels * (K / c.span)), block = static_cast<size_t>(c.block);
+  std::vector<uint8_t> w(blocks * block);
+  const size_t size = c.type == 'f' ? 4 : 2, first = static_cast<size_t>(c.scaling);
+  for (size_t at = 0; at < w.size(); at += block) {
     const bool extreme = whole(0, 3) == 0;
-    for (size_t i = 0; i < static_cast<size_t>(c.codes); i++) w[at + i] = static_cast<uint8_t>(extreme ? c.most : whole(0, c.most));
-    for (size_t i = static_cast<size_t>(c.codes); i < static_cast<size_t>(c.block); i += size) {
-      put(w, at + i, uniform(-0.1f, 0.1f), c.scales);
-    }
+    for (size_t i = 0; i < block; i++) w[at + i] = static_cast<uint8_t>(extreme ? 255 : whole(0, 255));
+    for (size_t i = first; i < first + static_cast<size_t>(c.scales); i += size) put(w, at + i, uniform(-0.1f, 0.1f), c.type);
   }
   return w;
 }
@@ -139,7 +144,7 @@ void test_shapes(const std::vector<const Variant*>& variants, const Case& c, i64
 
 // A column equals the linear of a unit vector: exact for float formats, and for packed ones up to the two roundings.
 void test_column(const Variant& variant, const Case& c) {
-  const i64 K = 96;
+  const i64 K = c.span == 256 ? 512 : 96;
   const std::vector<uint8_t> w = weights(c, K, 1);
   const auto* format = entry<const Format*>(variant, std::string("format.") + c.id);
   std::vector<float> x(static_cast<size_t>(K * K), 0.0f);
@@ -214,8 +219,8 @@ struct Shape {
 
 // Two groups: a single weight of ragged width with bias and store, and a pair with add.
 void test_kernel(const Variant& variant, const Shape& s) {
-  const Case& c = s.quantized ? kCases[1] : kCases[5];
-  const Case& other = s.quantized ? kCases[4] : kCases[7];
+  const Case& c = case_of(s.quantized ? s.K % 256 ? "q4_1.p32.k4.1" : "q4_k.p32.k4.1" : "bf16.p32.k1.1");
+  const Case& other = case_of(s.quantized ? s.K % 256 ? "q5_0.p32.k4.1" : "q6_k.p32.k4.1" : "f32.p32.k1.1");
   const i64 N0 = 150, N1 = 96, stride = s.quantized ? act_row_bytes(s.K) : s.K * 4, source = s.rows + 2;
   std::vector<uint8_t> w0 = weights(c, s.K, 5), gate = weights(other, s.K, 3), up = weights(c, s.K, 3);
   std::vector<float> src = values(source * s.K), norm = values(s.K), bias = values(N0), residual = values(s.rows * N1);
@@ -285,9 +290,8 @@ void test_kernel(const Variant& variant, const Shape& s) {
                    std::to_string(s.threads) + " share " + std::to_string(s.share_rows));
 }
 
-void test_embedding(const Variant& variant) {
-  const Case& c = kCases[2];
-  const i64 K = 64, rows = 5, L = 8;
+void test_embedding(const Variant& variant, const Case& c) {
+  const i64 K = 512, rows = 5, L = 8;
   const std::vector<uint8_t> w = weights(c, K, 3);
   const auto* format = entry<const Format*>(variant, std::string("format.") + c.id);
   std::vector<int32_t> ids(2 * L);
@@ -329,14 +333,18 @@ int main() {
     if (processor_runs(variant->name)) variants.push_back(variant);
   }
   for (const Case& c : kCases) {
-    for (const i64 K : {32, 64, 96, 576}) test_shapes(variants, c, K, {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 48});
+    for (const i64 K : {32, 64, 96, 256, 576, 768}) {
+      if (K % c.span == 0) test_shapes(variants, c, K, {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 48});
+    }
     test_shapes(variants, c, 1536, {1, 4, 9, 13});
-    test_shapes(variants, c, 64, {512});
+    test_shapes(variants, c, c.span == 256 ? 256 : 64, {512});
   }
   for (const Variant* variant : variants) {
-    for (const Case& c : kCases) test_column(*variant, c);
+    for (const Case& c : kCases) {
+      test_column(*variant, c);
+      test_embedding(*variant, c);
+    }
     test_rows(*variant);
-    test_embedding(*variant);
     for (const bool quantized : {true, false}) {
       for (const i64 threads : {1, 2, 3}) {
         for (const i64 rows : {1, 7, 33}) {
@@ -344,6 +352,7 @@ int main() {
             test_kernel(*variant, {rows, 160, threads, share, 1 << 18, quantized, rows == 7});
           }
           test_kernel(*variant, {rows, 160, threads, 0, 16384, quantized, false});  // blocks of a few rows
+          test_kernel(*variant, {rows, 256, threads, 100, 1 << 18, quantized, false});
         }
       }
     }

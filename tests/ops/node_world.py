@@ -144,7 +144,14 @@ def store_op(out: Word, ld: int) -> list[Word | str]:
     return one("tile.store", out, immediate(ld))
 
 
-CODES = {"u4": 256, "q8_0.p32.k4.1": 256, "i8g32.p32.k4.1": 32, "i8g16.p32.k4.1": 64}  # one past the largest byte
+# Where the float16 scales stand in a block; every other byte may be any byte.
+SCALES = {"u4": (512, 640), "u5": (640, 704), "u8": (1024, 1088), "q4_k": (4096, 4224), "q6_k": (6656, 6720)}
+
+
+def whole_k(layout_id: str, k: int) -> int:
+    """`k`, or the next K that the layout has blocks for."""
+    block = LAYOUTS[layout_id].k_block
+    return -(-k // block) * block
 
 
 def packed_weight(layout_id: str, n: int, k: int, random: np.random.Generator) -> NDArray[np.uint8]:
@@ -155,13 +162,10 @@ def packed_weight(layout_id: str, n: int, k: int, random: np.random.Generator) -
         values = random.standard_normal(len(out) // (layout.block_bytes // 32)).astype(np.float32)
         return _narrowed(values, layout).view(np.uint8)
     blocks = out.reshape(-1, layout.block_bytes)
-    codes = 512 if layout.elements == "u4" else 1024
-    largest = CODES[layout.elements if layout.elements == "u4" else layout_id]
-    blocks[:, :codes] = random.integers(0, largest, (len(blocks), codes))
-    dtype = np.float16 if layout.scales == "f16" else np.float32
-    count = (layout.block_bytes - codes) // np.dtype(dtype).itemsize
-    scales = (random.standard_normal((len(blocks), count)) * 0.02).astype(dtype)
-    blocks[:, codes:] = scales.view(np.uint8)
+    blocks[:] = random.integers(0, 256, blocks.shape)
+    scales = blocks[:, slice(*SCALES[layout.elements])]
+    halves = random.standard_normal((len(blocks), scales.shape[1] // 2)) * 0.02
+    scales[:] = halves.astype(np.float16).view(np.uint8)
     return out
 
 

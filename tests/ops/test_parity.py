@@ -41,6 +41,7 @@ from tests.ops.node_world import (
     packed_weight,
     store_op,
     through,
+    whole_k,
     world,
 )  # fmt: skip
 
@@ -83,6 +84,7 @@ def check_linear(at: World, layout: str, shape: tuple[int, int, int], seed: int,
     """A product with rows [M, K] and packed columns [N, K], bit for bit; the result."""
     at.forget()
     rows, k, n = shape
+    k = whole_k(layout, k)
     quantized = LAYOUTS[layout].k_block > 1
     x = normal(seed, rows, k, scale=scale)
     x[:: max(1, rows // 2), : k // 2] = np.float32(scale)  # the largest codes side by side
@@ -221,6 +223,7 @@ def test_rope(isa: str, seed: int, rows: int, sizes: tuple[int, int], heads: int
 @settings(max_examples=8)
 @given(seed=SEEDS, rows=ROWS, k=st.sampled_from([32, 96, 576]), n=COLUMNS, scale=st.sampled_from([1.0, 7.25]))
 def test_embedding(isa: str, layout: str, seed: int, rows: int, k: int, n: int, scale: float) -> None:
+    k = whole_k(layout, k)
     at, random = world(isa), np.random.default_rng(seed)
     at.forget()
     at.rows([(2, 11, rows)])

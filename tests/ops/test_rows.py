@@ -26,6 +26,7 @@ from tests.ops.node_world import (
     one,
     packed_weight,
     store_op,
+    whole_k,
     world,
 )
 
@@ -51,7 +52,7 @@ def rows_of(layout: str, rows: int, k: int, seed: int) -> NDArray[Any]:
 @variants
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_row_equals_row_0_of_many(isa: str, layout: str) -> None:
-    for k, n in ((96, 70), (576, 192)):
+    for k, n in ((whole_k(layout, 96), 70), (whole_k(layout, 576), 192)):
         packed = packed_weight(layout, n, k, np.random.default_rng(k))
         acts = rows_of(layout, max(MANY), k, n)
         alone = product(world(isa), layout, packed, acts[:1], k, n)
@@ -66,12 +67,12 @@ def test_one_row_equals_row_0_of_many(isa: str, layout: str) -> None:
 @given(seed=st.integers(0, 2**32 - 1), rows=st.integers(1, 40), n=st.sampled_from([1, 31, 33, 96]))
 def test_any_row_in_any_company(isa: str, layout: str, seed: int, rows: int, n: int) -> None:
     """Rows picked at random, in another order, with 1 and 3 threads."""
-    random = np.random.default_rng(seed)
-    packed, acts = packed_weight(layout, n, 64, random), rows_of(layout, 40, 64, seed)
-    every = product(world(isa), layout, packed, acts, 64, n)
+    random, k = np.random.default_rng(seed), whole_k(layout, 64)
+    packed, acts = packed_weight(layout, n, k, random), rows_of(layout, 40, k, seed)
+    every = product(world(isa), layout, packed, acts, k, n)
     picked = random.permutation(40)[:rows]
     for threads in (1, 3):
-        found = product(world(isa, threads), layout, packed, acts[picked], 64, n)
+        found = product(world(isa, threads), layout, packed, acts[picked], k, n)
         np.testing.assert_array_equal(found.view(np.uint32), every[picked].view(np.uint32))
 
 
@@ -94,10 +95,10 @@ def mlp(at: World, layout: str, x: Floats, weights: Sequence[NDArray[Any]], shar
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_whole_phase(isa: str, layout: str) -> None:
     """Prologue for each thread (share 512) or once by rows (share 0); few rows join units to wider tiles."""
-    random = np.random.default_rng(5)
-    x = random.standard_normal((48, 64)).astype(np.float32)
-    gain = random.standard_normal(64).astype(np.float32)
-    weights = (gain, packed_weight(layout, 96, 64, random), packed_weight(layout, 96, 64, random))
+    random, k = np.random.default_rng(5), whole_k(layout, 64)
+    x = random.standard_normal((48, k)).astype(np.float32)
+    gain = random.standard_normal(k).astype(np.float32)
+    weights = (gain, packed_weight(layout, 96, k, random), packed_weight(layout, 96, k, random))
     every = mlp(world(isa), layout, x, weights, 16)
     for rows in (1, 2, 7, 16, 17, 48):
         for threads in (1, 2, 3):
@@ -110,7 +111,8 @@ def test_fused_variants_have_equal_bits() -> None:
     """avx2, avx512 and avx512bf16 give equal products; portable, which has no fma, is allowed its own."""
     fused = [isa for isa in VARIANTS if isa != "portable"]
     for layout in LAYOUTS:
-        packed, acts = packed_weight(layout, 70, 96, np.random.default_rng(3)), rows_of(layout, 13, 96, 3)
-        found = [product(world(isa), layout, packed, acts, 96, 70) for isa in fused]
+        k = whole_k(layout, 96)
+        packed, acts = packed_weight(layout, 70, k, np.random.default_rng(3)), rows_of(layout, 40, k, 3)
+        found = [product(world(isa), layout, packed, acts, k, 70) for isa in fused]
         for other in found[1:]:
             np.testing.assert_array_equal(other.view(np.uint32), found[0].view(np.uint32), err_msg=layout)

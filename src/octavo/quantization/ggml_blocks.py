@@ -43,5 +43,5 @@ def split_q8_0(raw: Bytes) -> Codes:
 
 Q4_0 = Format("q4_0", 32, 18, "q4_0.p32.k4.1", split_q4_0, group=32, zero_point=8)
 Q4_1 = Format("q4_1", 32, 20, "q4_1.p32.k4.1", split_q4_1, group=32)
-Q5_0 = Format("q5_0", 32, 22, "i8g32.p32.k4.1", split_q5_0, group=32, zero_point=16)
+Q5_0 = Format("q5_0", 32, 22, "q5_0.p32.k4.1", split_q5_0, group=32, zero_point=16)
 Q8_0 = Format("q8_0", 32, 34, "q8_0.p32.k4.1", split_q8_0, group=32, zero_point=128)

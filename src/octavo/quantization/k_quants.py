@@ -57,5 +57,5 @@ def split_q6_k(raw: Bytes) -> Codes:
         return Codes(q, _half(raw, 208) * raw[:, 192:208].view(np.int8).astype(np.float32))
 
 
-Q4_K = Format("q4_k", SUPER, 144, "i8g32.p32.k4.1", split_q4_k, group=32)
-Q6_K = Format("q6_k", SUPER, 210, "i8g16.p32.k4.1", split_q6_k, group=16, zero_point=32)
+Q4_K = Format("q4_k", SUPER, 144, "q4_k.p32.k4.1", split_q4_k, group=32)
+Q6_K = Format("q6_k", SUPER, 210, "q6_k.p32.k4.1", split_q6_k, group=16, zero_point=32)

@@ -1,13 +1,13 @@
 """Packed weights as the native kernels read them: panels of 32 output columns, k ascending.
 
-A quantized panel is a run of blocks of 32 columns x 32 k, a float panel a run of rows of 32 columns. Lanes are output
-columns; a lane holds four consecutive k, the operand of `vpdpbusd`. Columns beyond N are zero bytes of the source
-format: their scales are zero. It knows nothing of models or files; the caller hands it rows [columns, row_bytes].
+A quantized panel is a run of blocks of 32 columns x 32 k (256 for GGML's super-blocks), a float panel a run of rows of
+32 columns. Lanes are output columns; a lane holds four consecutive k, the operand of `vpdpbusd`. Columns beyond N are
+zero bytes of the source format: their scales are zero. It knows nothing of models or files, nor of the bytes inside a
+quantized block (panel_blocks.py); the caller hands it rows [columns, row_bytes].
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from octavo.errors import UnsupportedModel
 from octavo.quantization.format import Bytes, Codes, Floats, Format
 from octavo.quantization.kv import round_to_bf16
-
-PANEL = 32  # output columns
-K_BLOCK = 32  # k of one block of a quantized panel
+from octavo.quantization.panel_blocks import ELEMENTS
+from octavo.quantization.panel_blocks import PANEL as PANEL
 
 
 @dataclass(frozen=True)
@@ -27,23 +26,21 @@ class PackedLayout:
     """One packed layout. `block_bytes` are those of 32 columns x `k_block` elements."""
 
     id: str
-    elements: str  # u4, u8, f32, f16, bf16
+    elements: str  # f32, f16, bf16, or a name of panel_blocks.ELEMENTS
     k_block: int
     block_bytes: int
     group: int = 0  # k that share a scale; 0 for floats
-    scales: str = ""  # dtype of d and m: f16, f32
-    has_min: bool = False
     zero_point: int = 0  # value = d * (code - zero_point) + m
 
 
-# id -> layout; the byte order inside a block is written down at the functions that pack it. A kernel knows the layout
-# alone, so i8g32 has one zero point for all that it holds: codes of Q4_K (no zero point) are stored 16 higher.
+# id -> layout; each takes the bytes of the file. A kernel knows the layout alone, so zero points belong to it.
 LAYOUTS = {
-    "q4_1.p32.k4.1": PackedLayout("q4_1.p32.k4.1", "u4", 32, 640, 32, "f16", True),
-    "q4_0.p32.k4.1": PackedLayout("q4_0.p32.k4.1", "u4", 32, 576, 32, "f16", False, 8),
-    "q8_0.p32.k4.1": PackedLayout("q8_0.p32.k4.1", "u8", 32, 1088, 32, "f16", False, 128),
-    "i8g32.p32.k4.1": PackedLayout("i8g32.p32.k4.1", "u8", 32, 1280, 32, "f32", True, 16),
-    "i8g16.p32.k4.1": PackedLayout("i8g16.p32.k4.1", "u8", 32, 1280, 16, "f32", False, 32),
+    "q4_1.p32.k4.1": PackedLayout("q4_1.p32.k4.1", "u4", 32, 640, 32),
+    "q4_0.p32.k4.1": PackedLayout("q4_0.p32.k4.1", "u4", 32, 576, 32, 8),
+    "q5_0.p32.k4.1": PackedLayout("q5_0.p32.k4.1", "u5", 32, 704, 32, 16),
+    "q8_0.p32.k4.1": PackedLayout("q8_0.p32.k4.1", "u8", 32, 1088, 32, 128),
+    "q4_k.p32.k4.1": PackedLayout("q4_k.p32.k4.1", "q4_k", 256, 4608, 32),
+    "q6_k.p32.k4.1": PackedLayout("q6_k.p32.k4.1", "q6_k", 256, 6720, 16, 32),
     "bf16.p32.k1.1": PackedLayout("bf16.p32.k1.1", "bf16", 1, 64),
     "f16.p32.k1.1": PackedLayout("f16.p32.k1.1", "f16", 1, 64),
     "f32.p32.k1.1": PackedLayout("f32.p32.k1.1", "f32", 1, 128),
@@ -58,7 +55,7 @@ def layout_named(layout_id: str) -> PackedLayout:
 
 
 def layout_for(fmt: Format, k: int) -> PackedLayout:
-    """The layout that holds rows of `k` elements of this format; f32 panels where K is not a multiple of 32."""
+    """The layout that holds rows of `k` elements of this format; f32 panels where K is not a whole number of blocks."""
     layout = LAYOUTS[fmt.layout]
     return layout if k % layout.k_block == 0 else LAYOUTS[FLOAT_LAYOUT]
 
@@ -101,50 +98,15 @@ def pack_into(out: Bytes, fmt: Format, raw: Bytes, n: int, k: int, layout: Packe
             padded = np.zeros((len(some) * PANEL, rows.shape[1]), np.uint8)
             padded[: len(columns)] = columns
             columns = padded
-        PACKERS[layout.elements](some, fmt, columns, layout)
+        if layout.elements in ELEMENTS:
+            ELEMENTS[layout.elements].pack(some.reshape(len(some), -1, layout.block_bytes), fmt, columns)
+        else:
+            _pack_floats(some, fmt, columns, layout)
 
 
 def _narrows(fmt: Format, layout: PackedLayout) -> bool:
     """Whether the layout takes the format's values rounded to bf16."""
     return layout.elements == "bf16" and fmt.name in ("f32", "f16")
-
-
-def _pack_u4(out: Bytes, fmt: Format, rows: Bytes, layout: PackedLayout) -> None:
-    """Block: 8 rows (c*4 + j) of 64 bytes, then 32 float16 d, then 32 float16 m where there are minima.
-
-    Byte l*4 + t of a row belongs to column c*16 + l: low half k = 4j + t, high half k = 16 + 4j + t. GGML pairs
-    element i with 16 + i in one byte too, so four bytes at a time are only moved.
-    """
-    count = len(out)
-    head = fmt.block_bytes - 16  # d, or d and m, stand before the nibbles
-    blocks = rows.reshape(count, PANEL, -1, fmt.block_bytes)
-    words = np.ascontiguousarray(blocks[..., head:]).view(np.uint32).reshape(count, 2, 16, -1, 4)
-    target = out.reshape(count, -1, layout.block_bytes)
-    target[..., :512].view(np.uint32).reshape(count, -1, 2, 4, 16)[...] = words.transpose(0, 3, 1, 4, 2)
-    scales = np.ascontiguousarray(blocks[..., :head]).view(np.uint16)  # [count, column, block, d or d, m]
-    target[..., 512:].view(np.uint16).reshape(count, -1, head // 2, PANEL)[...] = scales.transpose(0, 2, 3, 1)
-
-
-def _pack_u8(out: Bytes, fmt: Format, rows: Bytes, layout: PackedLayout) -> None:
-    """Block: 16 rows (c*8 + j) of 64 bytes, then the scales.
-
-    Byte l*4 + t of a row is the code of column c*16 + l at k = 4j + t, moved to the layout's zero point. Scales: groups
-    of 32 have 32 d, then 32 m where the layout has minima (zeros where the format has none); groups of 16 have 32 d of
-    the first, 32 d of the second.
-    """
-    count = len(out)
-    codes = fmt.codes(rows.reshape(-1, fmt.block_bytes))
-    q = codes.q + np.uint8(layout.zero_point - fmt.zero_point)
-    words = np.ascontiguousarray(q).view(np.uint32).reshape(count, 2, 16, -1, 8)
-    target = out.reshape(count, -1, layout.block_bytes)
-    target[..., :1024].view(np.uint32).reshape(count, -1, 2, 8, 16)[...] = words.transpose(0, 3, 1, 4, 2)
-    dtype = np.dtype(np.float16 if layout.scales == "f16" else np.float32)
-    per_block = K_BLOCK // layout.group
-    scales = target[..., 1024:].view(dtype).reshape(count, -1, per_block + layout.has_min, PANEL)
-    by_column = codes.d.reshape(count, PANEL, -1, per_block)
-    scales[:, :, :per_block] = by_column.transpose(0, 2, 3, 1)
-    if layout.has_min:
-        scales[:, :, per_block] = 0 if codes.m is None else codes.m.reshape(count, PANEL, -1).transpose(0, 2, 1)
 
 
 def _pack_floats(out: Bytes, fmt: Format, rows: Bytes, layout: PackedLayout) -> None:
@@ -157,15 +119,6 @@ def _pack_floats(out: Bytes, fmt: Format, rows: Bytes, layout: PackedLayout) -> 
         bits = round_to_bf16(values) if layout.elements == "bf16" else values.view(np.uint32)
     columns = bits.reshape(count, PANEL, -1)
     out.view(bits.dtype).reshape(count, -1, PANEL)[...] = columns.transpose(0, 2, 1)
-
-
-PACKERS: dict[str, Callable[[Bytes, Format, Bytes, PackedLayout], None]] = {
-    "u4": _pack_u4,
-    "u8": _pack_u8,
-    "f32": _pack_floats,
-    "f16": _pack_floats,
-    "bf16": _pack_floats,
-}
 
 
 def unpack(layout: PackedLayout, packed: Bytes, n: int, k: int) -> Floats:
@@ -182,20 +135,10 @@ def unpack(layout: PackedLayout, packed: Bytes, n: int, k: int) -> Floats:
 
 
 def unpack_codes(layout: PackedLayout, packed: Bytes, k: int) -> Codes:
-    """A quantized panel's codes: q [columns, k] with the padded columns, d and m [columns, k / group] as stored."""
-    blocks = packed.reshape(-1, k // K_BLOCK, layout.block_bytes)
-    count = len(blocks)
-    weights = 512 if layout.elements == "u4" else 1024
-    # [panel, block, c, j, lane, t] -> [panel, c, lane, block, j, t]: column major, four k together
-    tiles = blocks[..., :weights].reshape(count, -1, 2, weights // 128, 16, 4).transpose(0, 2, 4, 1, 3, 5)
-    if layout.elements == "u4":
-        tiles = np.concatenate([tiles & np.uint8(15), tiles >> np.uint8(4)], axis=4)
-    dtype = np.dtype(np.float16 if layout.scales == "f16" else np.float32)
-    per_block = K_BLOCK // layout.group
-    scales = np.ascontiguousarray(blocks[..., weights:]).view(dtype).reshape(count, k // K_BLOCK, -1, PANEL)
-    d = scales[:, :, :per_block].transpose(0, 3, 1, 2).reshape(count * PANEL, -1)
-    m = scales[:, :, per_block].transpose(0, 2, 1).reshape(count * PANEL, -1) if layout.has_min else None
-    return Codes(np.ascontiguousarray(tiles).reshape(count * PANEL, k), d, m)
+    """A quantized weight's codes: q [columns, k] with the padded columns, d and m [columns, k / group]."""
+    codes = ELEMENTS[layout.elements].read(packed.reshape(-1, k // layout.k_block, layout.block_bytes))
+    m = None if codes.m is None else codes.m.reshape(-1, k // layout.group)
+    return Codes(codes.q.reshape(-1, k), codes.d.reshape(-1, k // layout.group), m)
 
 
 def _unpack_floats(layout: PackedLayout, packed: Bytes, n: int, k: int) -> Floats:
