@@ -20,8 +20,10 @@ from pathlib import Path
 from peers import ANSWER, BATCHES, COLUMNS, PROMPT, Llama
 
 from octavo import LLM, SamplingParams
+from octavo.config import EngineConfig
 from octavo.execution.ceilings import Ceilings, measure
 from octavo.machine import read_machine
+from octavo.start import find_model
 
 Rates = dict[str, float]
 
@@ -103,7 +105,7 @@ def main() -> None:
     print("measuring ceilings", file=sys.stderr)
     head = described(measure(threads=args.threads))
     octavo = Octavo(args.model, args.threads)
-    model = Path(octavo.llm.llm.info.model_path)
+    model = find_model(EngineConfig(model=args.model)).path
     engines = [octavo, *installed_peers(args.threads)]
     results: dict[str, list[Rates]] = {engine.name: [] for engine in engines}
     for turn in range(args.rounds):
