@@ -78,21 +78,30 @@ float scale_q6_k(const uint8_t* block, int column, int k) {
   return half(at<uint16_t>(block + 6656, column)) * static_cast<float>(eight);
 }
 
+template <int (*CODE)(const uint8_t* block, int column, int k), int ZERO, int GROUP, int SPAN>
+int64_t dot(const uint8_t* block, int column, int first, const uint8_t* x) {
+  const int from = SPAN == GROUP ? 0 : first;
+  int64_t sum = 0;
+  for (int k = 0; k < GROUP; k++) sum += (CODE(block, column, from + k) - ZERO) * static_cast<int8_t>(x[k]);
+  return sum;
+}
+
+using Dot = int64_t (*)(const uint8_t* block, int column, int first, const uint8_t* x);
 using Scale = float (*)(const uint8_t* block, int column, int k);
 struct Layout {
   const char* id;
   i64 block, span;  // bytes of 32 columns x span k
-  int (*code)(const uint8_t* block, int column, int k);
-  int zero, group;  // zero point, k that share a scale
+  int group;        // k that share a scale
+  Dot dot;          // of the codes, less the zero point, of the group that begins at `first`, with its activations
   Scale scale, minimum;
 };
 constexpr Layout kLayouts[] = {
-    {"q4_0.p32.k4.1", 576, 32, nibble, 8, 32, half_at<512>, nullptr},
-    {"q4_1.p32.k4.1", 640, 32, nibble, 0, 32, half_at<512>, half_at<576>},
-    {"q8_0.p32.k4.1", 1088, 32, byte, 128, 32, half_at<1024>, nullptr},
-    {"q5_0.p32.k4.1", 704, 32, code_q5_0, 16, 32, half_at<640>, nullptr},
-    {"q4_k.p32.k4.1", 4608, 256, code_q4_k, 0, 32, scale_q4_k, minimum_q4_k},
-    {"q6_k.p32.k4.1", 6720, 256, code_q6_k, 32, 16, scale_q6_k, nullptr},
+    {"q4_0.p32.k4.1", 576, 32, 32, dot<nibble, 8, 32, 32>, half_at<512>, nullptr},
+    {"q4_1.p32.k4.1", 640, 32, 32, dot<nibble, 0, 32, 32>, half_at<512>, half_at<576>},
+    {"q8_0.p32.k4.1", 1088, 32, 32, dot<byte, 128, 32, 32>, half_at<1024>, nullptr},
+    {"q5_0.p32.k4.1", 704, 32, 32, dot<code_q5_0, 16, 32, 32>, half_at<640>, nullptr},
+    {"q4_k.p32.k4.1", 4608, 256, 32, dot<code_q4_k, 0, 32, 256>, scale_q4_k, minimum_q4_k},
+    {"q6_k.p32.k4.1", 6720, 256, 16, dot<code_q6_k, 32, 16, 256>, scale_q6_k, nullptr},
 };
 struct Floats {
   const char* id;
@@ -112,10 +121,7 @@ float packed_element(const Layout& layout, const uint8_t* panel, i64 K, int colu
   for (i64 k0 = 0; k0 < K; k0 += layout.group) {
     const uint8_t* block = panel + k0 / layout.span * layout.block;
     const int first = static_cast<int>(k0 % layout.span);
-    int64_t dot = 0;
-    for (int k = 0; k < layout.group; k++) {
-      dot += (layout.code(block, column, first + k) - layout.zero) * static_cast<int8_t>(row[k0 + k]);
-    }
+    const int64_t dot = layout.dot(block, column, first, row + k0);
     const float scale = layout.scale(block, column, first) * act_scale(row, K)[k0 / 32];
     f = step(static_cast<float>(dot), scale, f, fused);
     if (layout.minimum) f = step(layout.minimum(block, column, first), act_scaled_sum(row, K)[k0 / 32], f, fused);
