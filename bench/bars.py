@@ -73,7 +73,7 @@ def compared(model: str) -> Callable[[], str]:
 
 
 BARS = (
-    Bar("logits", "3.2", "reference against transformers: |Δlogit| ≤ 1e-3", tests("tests/models")),
+    Bar("logits", "3.2", "reference against transformers: logits within 1e-3", tests("tests/models")),
     Bar("parity", "3.3", "native bit-equal to the oracle or within bounds", tests("tests/ops", "tests/execution")),
     Bar("perplexity", "3.3", "within 0.5 % of float32", bench("perplexity.py")),
     Bar("invariance", "3.4", "equal bits in every variation", tests("tests/engine/test_invariance.py")),
