@@ -54,7 +54,8 @@ void packed(const uint8_t* w, i64 v0, i64 v1, const Rows& acts, i64 rows, float*
 }
 
 // Rows from which a panel is unpacked first; 0: never. Where decoding a code takes more than a nibble's mask and shift, the
-// tiles of many rows pay for it again and again. Measured on one core of a Zen 5, K 1536, GOP/s direct / unpacked:
+// tiles of many rows pay for it again and again. Measured on one core of a Zen 5 by CPU time, K 1536, GOP/s direct /
+// unpacked, in separate runs while other work shared the memory, so within 10 % nothing is decided:
 //   avx512  Q4_K 16 rows 482 / 380, 32: 611 / 630, 512: 600 / 722   Q6_K 16: 414 / 338, 32: 529 / 572, 512: 527 / 648
 //           Q5_0 32: 717 / 667, 512: 734 / 744   Q4_1 32: 654 / 546, 512: 709 / 732
 //   avx2    Q4_K 8: 200 / 184, 32: 257 / 284, 512: 261 / 308   Q6_K 8: 127 / 137, 32: 150 / 210, 512: 175 / 226

@@ -10,9 +10,9 @@
 // does not fill the memory.
 // Tried and dropped, one thread of a Zen 5: direct 4 x 2 tiles on avx512 (SmolLM2's linears, Q4_1, tokens a second, 16, 32
 // and 512 rows: 2,670, 2,820, 3,220 against 2,700, 2,800, 3,310 of 6 x 2). On avx2, GOP/s of 512 rows, K 1536: Q4_1 4 x 1
-// tiles 298 against 304 of 6 x 1; both 212 while gcc reassociated the sums of 16 bits (all products first, spilled);
-// Q5_0 and Q6_K with sums widened every 4 and 2 products 295 and 217 unpacked against 276 and 226, but 191 and 113 direct
-// against 217 and 175 of sums that begin at the zero point's share; Q8_0 widened to 16 bits 119 against 186.
+// tiles 298, 6 x 1 304; 4 x 1 212 while gcc reassociated the sums of 16 bits (all products first, spilled). Sums of Q5_0 and
+// Q6_K widened every 4 and 2 products, against sums that begin at the zero point's share: direct 4 x 1 191 and 113 against
+// 214 and 137, unpacked 6 x 1 295 and 217 against 286 and 230: Q5_0 lost there. Q8_0 widened to 16 bits, 4 x 1: 119, now 186.
 #pragma once
 #include "../simd/simd.h"
 
