@@ -112,3 +112,14 @@ async def test_async(tmp_path: Path) -> None:
         assert (await llm.client.stats()).blocks_owned == 0
     finally:
         await llm.close()
+
+
+def test_defaults_of_the_catalogue(tmp_path: Path) -> None:
+    """The default model's file states no sampling defaults; the catalogue has its authors'."""
+    cache = tmp_path / "cache" / "models"
+    cache.mkdir(parents=True)
+    (cache / real.smollm2().name).symlink_to(real.smollm2())
+    with LLM(**options(tmp_path), offline=True) as llm:
+        defaults = llm.get_default_sampling_params()
+        assert (defaults.temperature, defaults.top_p) == (0.2, 0.9)
+        assert llm.llm.default_sampling_params(temperature=1.5).temperature == 1.5

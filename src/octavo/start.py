@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,13 @@ def find_model(config: EngineConfig, progress: Progress | None = None) -> ModelF
     )  # fmt: skip
 
 
-async def start_in_process(model: str | None, options: Mapping[str, Any], progress: Progress | None = None) -> AsyncLLM:
+async def start_in_process(
+    model: str | None = None, options: Mapping[str, Any] | None = None, progress: Progress | None = None
+) -> AsyncLLM:
     """For `LLM`: the engine in a thread of this process. options: fields of config.py."""
     from octavo.engine.startup import set_up  # the engine's side: a server's front never imports it
 
-    flags = dict(options) if model is None else {**options, "model": model}
+    flags = dict(options or {}) if model is None else {**(options or {}), "model": model}
     settings = resolve_options(flags)
     files = await asyncio.to_thread(find_model, settings.engine, progress)
     setup = await asyncio.to_thread(set_up, files.path, model_name(files, settings), settings.engine, progress)
@@ -90,6 +92,8 @@ def model_name(files: ModelFiles, settings: Settings) -> str:
 
 def _tokenizer(files: ModelFiles, cache: Path) -> tuple[Checkpoint, Tokenizer]:
     checkpoint = open_checkpoint(files.path)
+    if files.generation:  # what the file itself states stands over the catalogue
+        checkpoint = replace(checkpoint, generation_config={**files.generation, **checkpoint.generation_config})
     return checkpoint, Tokenizer.from_checkpoint(checkpoint, cache / "tokenizer")
 
 

