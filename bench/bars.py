@@ -95,6 +95,7 @@ BARS = (
     Bar("speed", "3.8", "≥ 1.0 × llama.cpp in each column", compared("smollm2:135m")),
     Bar("memory", "3.9", "peak within 5 % of the plan", bench("memory.py")),
     Bar("hostile", "3.10", "200 mutated files: one clear error each", tests("tests/checkpoints/test_hostile.py")),
+    Bar("served", "4", "served ≥ 90 % of offline, front ≤ 30 µs a token", bench("served.py")),
     Bar("startup", "3.1, 4", "second start to first token ≤ 2 s", bench("startup.py")),
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from served import serve
+from server import serve
 
 KV = "256MiB"
 FLAGS = ("--kv-cache-memory", KV, "--max-num-seqs", "32", "--no-enable-prefix-caching")

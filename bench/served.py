@@ -1,89 +1,163 @@
-"""A server of our own for measurements: started as users start it, timed to its first token, watched for its memory."""
+"""What serving costs: tokens a second over HTTP against the same requests through `LLM.generate`, in turns.
+
+    python bench/served.py [--model smollm2:135m] [--streams 32] [--answer 64 256] [--rounds 5]
+
+Conversations of 128 ids, greedy, ignore_eos, prefix cache off; each round draws new ones, runs them offline and over
+`/v1/chat/completions` as streams. C is the CPU time of the load generator, which a client elsewhere would not take from
+these cores: served / (offline x (1 - C / (threads x W))), W the seconds of the round; the plain ratio stands beside it.
+The CPU times of front and engine are those of their processes while the round ran.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
+import argparse
 import json
-import re
-import socket
+import random
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-COMMAND = (sys.executable, "-m", "octavo.cli.main", "serve")
+from compare import described
+from server import Server, serve
+
+from octavo import LLM, SamplingParams
+from octavo.execution.ceilings import measure
+from octavo.request import ChatRequest
+
+PROMPT = 128
+GREEDY = {"temperature": 0, "ignore_eos": True}
+LOAD = Path(__file__).with_name("load.py")
+Figures = dict[str, float]
 
 
-@dataclass
-class Server:
-    """A running `octavo serve`. started: monotonic seconds when the process was made."""
+class Conversations:
+    """Random ones whose prompts have exactly PROMPT ids."""
 
-    process: subprocess.Popen[bytes]
-    port: int
-    started: float
+    def __init__(self, llm: LLM) -> None:
+        self._llm = llm.llm
+        self._random = random.Random(1)
+        tokenizer = llm.get_tokenizer()
+        words = [tokenizer.decode([id_]) for id_ in range(1000, 5000)]
+        self._words = [word for word in words if word.startswith(" ") and word[1:].isalpha() and word.isascii()]
 
-    def post(self, path: str, body: dict[str, object], timeout: float = 300.0) -> dict[str, object]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        data = response.read()
-        if response.status != 200:
-            raise RuntimeError(f"{path}: {response.status} {data[:300]!r}")
-        return dict(json.loads(data))
-
-    def first_token(self) -> float:
-        """Seconds from the start of the process to the first byte of a streamed answer."""
-        body = json.dumps({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "stream": True})
+    def draw(self) -> tuple[list[dict[str, str]], list[int]]:
+        """Messages, and the ids that the server makes of them."""
+        words = self._random.choices(self._words, k=PROMPT)
         while True:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-            try:
-                connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-                response = connection.getresponse()
-            except ConnectionRefusedError:
-                if self.process.poll() is not None:
-                    raise RuntimeError(f"octavo serve ended with {self.process.returncode}") from None
-                time.sleep(0.005)
-                continue
-            if response.status == 200:
-                for line in response:
-                    delta = json.loads(line[6:])["choices"][0]["delta"] if line.startswith(b"data: {") else {}
-                    if delta.get("content"):
-                        return time.monotonic() - self.started
-            response.read()
-            time.sleep(0.005)
-
-    def pids(self) -> list[int]:
-        """The front and every process below it."""
-        found, at = [self.process.pid], 0
-        while at < len(found):
-            children = Path(f"/proc/{found[at]}/task/{found[at]}/children").read_text().split()
-            found += [int(child) for child in children]
-            at += 1
-        return found
-
-    def resident(self) -> int:
-        """RssAnon + RssShmem over all processes, in bytes: memory that is ours and not a file's."""
-        total = 0
-        for pid in self.pids():
-            with contextlib.suppress(FileNotFoundError):
-                status = Path(f"/proc/{pid}/status").read_text()
-                total += sum(int(kib) * 1024 for kib in re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", status))
-        return total
+            messages = [{"role": "user", "content": "".join(words).strip()}]
+            text = self._llm.renderer.render(ChatRequest(messages, SamplingParams()))
+            ids = self._llm.tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) <= PROMPT:
+                break
+            words.pop()
+        if len(ids) < PROMPT:  # a word of several ids was taken away
+            return self.draw()
+        return messages, ids
 
 
-@contextlib.contextmanager
-def serve(model: str, flags: Sequence[str] = ()) -> Iterator[Server]:
-    """`octavo serve MODEL --port FREE flags`, stopped at the end."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    started = time.monotonic()
-    process = subprocess.Popen([*COMMAND, model, "--port", str(port), *flags], stderr=subprocess.DEVNULL)
-    try:
-        yield Server(process, port, started)
-    finally:
-        process.terminate()
-        process.wait(60)
+class Load:
+    """bench/load.py on a server."""
+
+    def __init__(self, server: Server) -> None:
+        command = [sys.executable, str(LOAD), str(server.port)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def round(self, bodies: list[dict[str, Any]]) -> Figures:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(bodies) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the load generator ended")
+        return dict(json.loads(line))
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+def one_round(llm: LLM, server: Server, load: Load, drawn: list[tuple[Any, list[int]]], answer: int) -> Figures:
+    """Offline, then served; times in seconds, rates in tokens a second, CPU in µs a token."""
+    tokens = len(drawn) * answer
+    begin = time.perf_counter()
+    llm.generate([ids for _, ids in drawn], SamplingParams(max_tokens=answer, **GREEDY), use_tqdm=False)
+    offline = tokens / (time.perf_counter() - begin)
+    more = {"max_tokens": answer, "stream": True, "stream_options": {"include_usage": True}, **GREEDY}
+    front, engine = server.pids()[:2]
+    before = server.cpu_seconds(front), server.cpu_seconds(engine)
+    figures = load.round([{"messages": messages, **more} for messages, _ in drawn])
+    after = server.cpu_seconds(front), server.cpu_seconds(engine)
+    if figures["tokens"] != tokens:
+        raise RuntimeError(f"{figures['tokens']} tokens came, {tokens} were asked for")
+    served = tokens / figures["seconds"]
+    return {
+        "offline": offline, "served": served, "seconds": figures["seconds"], "load": figures["cpu"],
+        "front": (after[0] - before[0]) / tokens * 1e6, "engine": after[1] - before[1],
+        "reads": figures["reads"] / tokens, "first": figures["first"], "gap": figures["gap"],
+    }  # fmt: skip
+
+
+def ratio(each: Figures, threads: int) -> float:
+    """Served against what was left of offline's rate beside the load generator."""
+    return each["served"] / (each["offline"] * (1 - each["load"] / (threads * each["seconds"])))
+
+
+def row(streams: int, answer: int, rounds: list[Figures], threads: int) -> str:
+    def middle(name: str) -> float:
+        return statistics.median(each[name] for each in rounds)
+
+    corrected = sorted(ratio(each, threads) for each in rounds)
+    plain = sorted(each["served"] / each["offline"] for each in rounds)
+    load = statistics.median(each["load"] / (threads * each["seconds"]) for each in rounds)
+    return (
+        f"| {streams} x {answer} | {middle('offline'):,.0f} | {middle('served'):,.0f} | "
+        f"{statistics.median(corrected):.1%} ({corrected[0]:.1%} to {corrected[-1]:.1%}) | "
+        f"{statistics.median(plain):.1%} | {load:.1%} | {middle('front'):.1f} | {middle('reads'):.2f} | "
+        f"{middle('first') * 1e3:.0f} | {middle('gap') * 1e3:.1f} |"
+    )
+
+
+HEAD = (
+    "| streams x tokens | offline tok/s | served tok/s | served / offline, load taken off | as it is | load "
+    "| front µs/token | reads/token | first ms | gap ms |\n" + "|---" * 10 + "|"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2:135m")
+    parser.add_argument("--streams", type=int, default=32)
+    parser.add_argument("--answer", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    print(described(measure(threads=args.threads)) + f"; {args.model}, {PROMPT} ids in, {args.rounds} rounds\n")
+    sizes = {"threads": args.threads, "max_model_len": 2048, "max_num_seqs": max(32, args.streams)}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in sizes.items()]
+    with LLM(args.model, enable_prefix_caching=False, **sizes) as llm:
+        drawing = Conversations(llm)
+        with serve(args.model, [*flags, "--no-enable-prefix-caching"]) as server:
+            server.first_token()
+            load = Load(server)
+            rounds: dict[int, list[Figures]] = {answer: [] for answer in args.answer}
+            for turn in range(args.rounds + 1):  # the first one warms up
+                for answer, results in rounds.items():
+                    drawn = [drawing.draw() for _ in range(args.streams)]
+                    figures = one_round(llm, server, load, drawn, answer)
+                    if turn:
+                        results.append(figures)
+            load.close()
+    print(HEAD)
+    for answer, results in rounds.items():
+        print(row(args.streams, answer, results, args.threads))
+    share = statistics.median(ratio(each, args.threads) for each in rounds[args.answer[0]])
+    front = statistics.median(each["front"] for each in rounds[args.answer[0]])
+    print(f"\n{args.streams} streams: served {share:.1%} of offline, front {front:.1f} µs of CPU a token")
+
+
+if __name__ == "__main__":
+    main()

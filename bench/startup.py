@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import statistics
 
-from served import serve
+from server import serve
 
 
 def measured(model: str, runs: int) -> list[float]:
