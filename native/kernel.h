@@ -1,7 +1,9 @@
 // What a kernel sees. Included by every kernel of every ISA variant and by the tape; knows nothing of Python.
 //
 // A kernel is one node of a Program. It is called on every thread of the team at the same time, does its share, and
-// returns; the tape puts a barrier after it. Between its parts a kernel may call run.barrier itself.
+// returns; the tape puts a barrier after it. It takes its units of work through take() or take_one() alone, in at most two
+// sections with a meet() in between: threads that are late for a node find its units taken by others, or never enter it.
+// So a kernel never waits for a thread by its number, and no bit may depend on who does a unit.
 // Arguments are int64: immediates, addresses (already resolved and checked against their buffers at load) or indices into
 // run.dims. Floats travel as the bits of a float in the low 32 bits (see float_arg). Sub-operations (prologues, epilogues)
 // are inlined as {function address, number of arguments, arguments...}.
@@ -37,22 +39,68 @@ constexpr int kPage = 16;    // tokens of a page: unit of layout and hashing
 constexpr int kTile = 32;    // keys of an attention tile, aligned to position 0
 constexpr int kSplit = 256;  // keys of a split; splits start from nothing and merge ascending
 
+// What the threads of a node share about a section of it; all 0 when the node starts.
+struct alignas(64) Section {
+  i64 next;  // first unit that nobody took
+  i64 done;  // units that are finished, counted where units are taken
+};
+
 struct Run {
   int thread, threads;
   void* team;
-  void (*barrier)(void* team, int thread);
+  // Returns when all units of section 0 are done, and their memory is seen. Every thread of the node calls it.
+  void (*meet)(const Run& run, i64 units);
+  Section* sections;  // [2]
+  bool taking;        // units are taken piece by piece, since some thread is late; else they are divided evenly
   uint8_t* scratch;  // this thread's own, 64-byte aligned
   i64 scratch_bytes;
   const i64* dims;  // dimensions evaluated for this step; an argument of kind DIM is an index into it
   const Step* step;
   const Slots* slots;
   const KvGroup* groups;
-  i64* counter;    // one shared word, 0 when the node starts: next item, for dynamic shares (use __atomic_fetch_add)
   uint8_t* arena;  // base of the arena
   i64 iteration;   // index of the run-ahead loop
 };
 
 using Kernel = void (*)(const i64* args, const Run& run);
+
+// Adjacent units [begin, end) that a thread does next.
+struct Share {
+  i64 begin = 0, end = -1;  // -1: nothing taken yet
+};
+
+// Takes this thread's next share of the `units` of a section; false when there is none left. What was taken before counts
+// as done. Divided: one share a thread, [units * thread / threads, units * (thread + 1) / threads). Taken: a quarter of
+// what an even division of the rest would give, so that streams stay long at first and the last pieces are small.
+static inline bool take(const Run& run, int section, i64 units, Share& share) {
+  if (!run.taking) {
+    if (share.end >= 0) return false;
+    share.begin = units * run.thread / run.threads;
+    share.end = units * (run.thread + 1) / run.threads;
+    return share.begin < share.end;
+  }
+  Section& shared = run.sections[section];
+  if (share.begin < share.end) __atomic_fetch_add(&shared.done, share.end - share.begin, __ATOMIC_RELEASE);
+  const i64 left = units - __atomic_load_n(&shared.next, __ATOMIC_RELAXED);
+  const i64 piece = left / (4 * run.threads) > 1 ? left / (4 * run.threads) : 1;
+  share.begin = __atomic_fetch_add(&shared.next, piece, __ATOMIC_RELAXED);
+  share.end = share.begin + piece < units ? share.begin + piece : units;
+  return share.begin < share.end;
+}
+
+// The same one by one, whether a thread is late or not: for units of very different lengths.
+static inline bool take_one(const Run& run, int section, i64 units, Share& share) {
+  Section& shared = run.sections[section];
+  if (run.taking && share.begin < share.end) __atomic_fetch_add(&shared.done, 1, __ATOMIC_RELEASE);
+  share.begin = __atomic_fetch_add(&shared.next, 1, __ATOMIC_RELAXED);
+  share.end = share.begin + 1;
+  if (share.begin < units) return true;
+  share.end = share.begin;
+  return false;
+}
+
+// The unit that take_one() will most likely give next: for prefetches.
+static inline i64 next_unit(const Run& run, int section) { return __atomic_load_n(&run.sections[section].next, __ATOMIC_RELAXED); }
 
 // Activations quantized per row and group of 32 (op `quantize`). One row of K values takes act_row_bytes(K) bytes:
 //   int8 x[K] | float scale[K/32] | float scaled_sum[K/32] (= scale * sum of x) | int32 sum16[K/16] (sums of 16 x each)
@@ -114,7 +162,7 @@ struct Variant {
 //              then number of column groups, each: unit (columns of a work unit per weight), units, N (columns of the
 //              output per weight), number of weights (2: gate and up, tile = unit columns of the first, then unit columns
 //              of the second), each weight {ptr, Format ptr}, number of epilogue ops, each {TileFn, n, args...}.
-//              Work units of all groups are numbered in order and divided evenly among the threads, contiguously.
+//              Work units of all groups are numbered in order; a thread takes adjacent ones.
 //              unit is a multiple of 32 and of the head size where heads matter. The last unit may be narrower: its tile
 //              has cols = N - col0 and its weight has ceil(cols / 32) panels left; columns that pad a panel are computed
 //              into the tile's memory and not counted in cols. With two weights N is a multiple of unit, always (a padded

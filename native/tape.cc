@@ -49,7 +49,7 @@ struct Pass {
   const i64* tape;
   size_t words;
   i64 symbols[kSymbols] = {};
-  i64 counters[4] = {};
+  Section sections[4][2] = {};
   bool stopped = false;
   i64 loop_index = 0;
   bool leave = false;
@@ -64,7 +64,7 @@ struct Pass {
     run.thread = thread;
     run.threads = m.team_.size();
     run.team = &m.team_;
-    run.barrier = &Team::barrier_of;
+    run.meet = [](const Run& of, i64) { static_cast<Team*>(of.team)->barrier(); };
     run.scratch = m.memory.region(m.scratch_region_).address + static_cast<size_t>(thread) * m.scratch_bytes_;
     run.scratch_bytes = static_cast<i64>(m.scratch_bytes_);
     run.dims = dims;
@@ -93,17 +93,21 @@ struct Pass {
     }
   }
 
+  static void clear(Section (&of_node)[2]) {
+    for (Section& section : of_node) __atomic_store_n(&section.next, 0, __ATOMIC_RELAXED);
+  }
+
   void run_program(i64 id, Run& run, i64* dims) {
     const Program& program = *machine.programs_[static_cast<size_t>(id)];
     for (size_t i = 0; i < program.dims.size(); i++) dims[i] = program.dims[i].value(symbols);
     for (size_t i = 0; i < program.nodes.size(); i++) {
       const LoadedNode& node = program.nodes[i];
-      run.counter = &counters[i & 3];
+      run.sections = sections[i & 3];
       i64 begin = 0;
       if (run.thread == 0) {
         machine.control_->progress = machine.control_->progress + 1;
         // Used two nodes ago, and next in two: every thread has passed the barrier in between.
-        __atomic_store_n(&counters[(i + 2) & 3], 0, __ATOMIC_RELAXED);
+        clear(sections[(i + 2) & 3]);
         if (machine.control_->stop != 0) stopping = true;
         if (machine.profiling_) begin = nanoseconds();
       }
@@ -111,9 +115,9 @@ struct Pass {
       machine.team_.barrier();
       if (run.thread == 0 && machine.profiling_) machine.times_[static_cast<size_t>(id)][i] += nanoseconds() - begin;
     }
-    // The next program begins with counter 0: both that may be in use are cleared here, between two barriers.
+    // The next program begins with the first sections: all that may be in use are cleared here, between two barriers.
     if (run.thread == 0) {
-      for (i64& counter : counters) __atomic_store_n(&counter, 0, __ATOMIC_RELAXED);
+      for (auto& of_node : sections) clear(of_node);
       stopped = stopped || stopping;
     }
     machine.team_.barrier();

@@ -24,7 +24,6 @@ class Team {
   void run(Work work, void* argument);
   // Every thread of the running work must call it equally often.
   void barrier();
-  static void barrier_of(void* team, int /*thread*/) { static_cast<Team*>(team)->barrier(); }
 
  private:
   // A word that threads wait for to change.

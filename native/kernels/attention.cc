@@ -225,7 +225,8 @@ static void emit(const Work& w, const Block& b, i64 head, const Partial& whole) 
 template <KeyKind KIND>
 static void whole_items(const Work& w, const Buffers& m) {
   const i64 items = w.items();
-  for (i64 item; (item = __atomic_fetch_add(w.run.counter, 1, __ATOMIC_RELAXED)) < items;) {
+  for (Share one; take_one(w.run, 0, items, one);) {
+    const i64 item = one.begin;
     const Block& b = w.block_of(item);
     const i64 head = w.head_of(item), n = w.queries(b);
     load_queries<KIND>(w, b, head, m.q);
@@ -236,7 +237,7 @@ static void whole_items(const Work& w, const Buffers& m) {
       if (s + 1 < b.splits()) {
         ask_for(w, b, head, b.first_split() + s + 1, a);
       } else {  // most likely this thread's next item
-        const i64 next = __atomic_load_n(w.run.counter, __ATOMIC_RELAXED);
+        const i64 next = next_unit(w.run, 0);
         a.nexts = 0;
         if (next < items) ask_for(w, w.block_of(next), w.head_of(next), w.block_of(next).first_split(), a);
       }
@@ -263,14 +264,15 @@ static Partial partial_at(const Work& w, i64 index) {
 template <KeyKind KIND>
 static void split_items(const Work& w, const Buffers& m, int splits) {
   const i64 shares = w.items() * splits;
-  for (i64 i; (i = __atomic_fetch_add(w.run.counter, 1, __ATOMIC_RELAXED)) < shares;) {
+  for (Share one; take_one(w.run, 0, shares, one);) {
+    const i64 i = one.begin;
     const i64 item = i / splits, head = w.head_of(item);
     const int s = static_cast<int>(i % splits);
     const Block& b = w.block_of(item);
     if (s >= b.splits()) continue;
     load_queries<KIND>(w, b, head, m.q);
     Split a = start(w, b, m);
-    const i64 next = __atomic_load_n(w.run.counter, __ATOMIC_RELAXED);
+    const i64 next = next_unit(w.run, 0);
     if (next < shares) {
       const Block& c = w.block_of(next / splits);
       const int t = static_cast<int>(next % splits);
@@ -279,8 +281,9 @@ static void split_items(const Work& w, const Buffers& m, int splits) {
     const Partial out = partial_at(w, i);
     if (!one_split<KIND>(w, b, head, b.first_split() + s, m, a, out)) nothing(out, w.queries(b), w.group.head_dim);
   }
-  w.run.barrier(w.run.team, w.run.thread);
-  for (i64 item = w.run.thread; item < w.items(); item += w.run.threads) {
+  w.run.meet(w.run, shares);
+  for (Share one; take_one(w.run, 1, w.items(), one);) {
+    const i64 item = one.begin;
     const Block& b = w.block_of(item);
     nothing(m.whole, w.queries(b), w.group.head_dim);
     for (int s = 0; s < b.splits(); s++)

@@ -1,5 +1,5 @@
-// Kernel "embedding": row r becomes the column `id` of the weight, dequantized and scaled. Rows are divided among the
-// threads. The weight may be the packing of a tied head; columns are read one at a time.
+// Kernel "embedding": row r becomes the column `id` of the weight, dequantized and scaled. A row is a unit of work. The
+// weight may be the packing of a tied head; columns are read one at a time.
 #include "../simd/simd.h"
 
 OCTAVO_BEGIN
@@ -12,12 +12,14 @@ void embedding(const i64* args, const Run& run) {
   const Format& format = *reinterpret_cast<const Format*>(args[3]);
   float* out = reinterpret_cast<float*>(args[4]);
   const float scale = float_arg(args[5]);
-  for (i64 r = rows * run.thread / run.threads; r < rows * (run.thread + 1) / run.threads; r++) {
-    const i64 id = run.slots->ids[run.step->row_slot[r] * run.slots->L + run.step->row_pos[r]];
-    float* x = out + r * K;
-    format.column(weight + id / 32 * format.panel_bytes(K), K, static_cast<int>(id % 32), x);
-    if (scale != 1.0f) {
-      for (i64 k = 0; k < K; k++) x[k] *= scale;
+  for (Share share; take(run, 0, rows, share);) {
+    for (i64 r = share.begin; r < share.end; r++) {
+      const i64 id = run.slots->ids[run.step->row_slot[r] * run.slots->L + run.step->row_pos[r]];
+      float* x = out + r * K;
+      format.column(weight + id / 32 * format.panel_bytes(K), K, static_cast<int>(id % 32), x);
+      if (scale != 1.0f) {
+        for (i64 k = 0; k < K; k++) x[k] *= scale;
+      }
     }
   }
 }

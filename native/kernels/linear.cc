@@ -1,5 +1,5 @@
-// Kernel "linear": a phase of {row prologue, list of weights, tile epilogue}. Prepares the activations, divides the work
-// units of all column groups among the threads and runs the epilogue on each tile while it is in cache. Knows formats and
+// Kernel "linear": a phase of {row prologue, list of weights, tile epilogue}. Prepares the activations, takes its share of
+// the work units of all column groups and runs the epilogue on each tile while it is in cache. Knows formats and
 // ops by their functions only. Arguments: see kernel.h.
 //
 // A tile holds one unit, or several adjacent units of a group where rows are few: ops see more columns at once, and several
@@ -116,8 +116,8 @@ const uint8_t* activations(const Phase& phase, const Run& run, i64& used) {
   float* x = reinterpret_cast<float*>(run.scratch);
   const i64 one = whole(phase.K * 4, 64);
   if (phase.rows > phase.share_rows) {
-    prepare(phase, run, phase.rows * run.thread / run.threads, phase.rows * (run.thread + 1) / run.threads, phase.acts, x);
-    run.barrier(run.team, run.thread);
+    for (Share rows; take(run, 0, phase.rows, rows);) prepare(phase, run, rows.begin, rows.end, phase.acts, x);
+    run.meet(run, phase.rows);
     return phase.acts;
   }
   used = one + whole(phase.rows * phase.row_bytes(), 64);
@@ -138,13 +138,15 @@ void linear(const i64* args, const Run& run) {
   const i64* head = at;
   i64 units = 0;
   for (i64 g = 0; g < groups; g++) units += take_group(at).units;
-  const i64 first = units * run.thread / run.threads, last = units * (run.thread + 1) / run.threads;
-  i64 base = 0;
-  for (i64 g = 0; g < groups; g++) {
-    const Group group = take_group(head);
-    const i64 from = most(first, base) - base, to = least(last, base + group.units) - base;
-    if (from < to) run_units(group, from, to, phase, run, acts, run.scratch + used, run.scratch_bytes - used);
-    base += group.units;
+  for (Share share; take(run, 1, units, share);) {
+    i64 base = 0;
+    at = head;
+    for (i64 g = 0; g < groups; g++) {
+      const Group group = take_group(at);
+      const i64 from = most(share.begin, base) - base, to = least(share.end, base + group.units) - base;
+      if (from < to) run_units(group, from, to, phase, run, acts, run.scratch + used, run.scratch_bytes - used);
+      base += group.units;
+    }
   }
 }
 

@@ -219,7 +219,7 @@ static void sample_row(const Run& run, const float* v, i64 V, i64 logit, i64 r, 
   }
 }
 
-// Arguments: see kernel.h. Rows are taken one by one from the shared counter.
+// Arguments: see kernel.h. Rows are taken one by one.
 static void sample(const i64* args, const Run& run) {
   const float* logits = reinterpret_cast<const float*>(args[0]);
   const i64 ld = args[1], V = args[2], rows = run.dims[args[5]];
@@ -228,9 +228,8 @@ static void sample(const i64* args, const Run& run) {
   if ((run.thread + 1) * stride > args[4]) return;
   const Workspace ws = carve(reinterpret_cast<uint8_t*>(args[3]) + run.thread * stride, V);
   const i64 first = run.step->header[H_logit_first], result = run.step->header[H_result_first] + first;
-  for (;;) {
-    const i64 i = __atomic_fetch_add(run.counter, 1, __ATOMIC_RELAXED);
-    if (i >= rows) return;
+  for (Share row; take_one(run, 0, rows, row);) {
+    const i64 i = row.begin;
     sample_row(run, logits + i * ld, V, first + i, result + i, ws);
   }
 }

@@ -52,8 +52,8 @@ struct Team {
   int threads;
   std::atomic<int> waiting{0}, generation{0};
   explicit Team(int n) : threads(n) {}
-  static void barrier(void* self, int) {
-    Team& t = *static_cast<Team*>(self);
+  static void meet(const Run& run, i64) {
+    Team& t = *static_cast<Team*>(run.team);
     const int g = t.generation.load();
     if (t.waiting.fetch_add(1) + 1 == t.threads) {
       t.waiting.store(0);
@@ -163,7 +163,7 @@ class World {
     team.run([&](int t) {
       Run run = flat.run(*this, t, threads);
       run.team = &team;
-      run.barrier = &Team::barrier;
+      run.meet = &Team::meet;
       run.scratch = scratch[t]->data;
       run.scratch_bytes = scratch_bytes;
       kernel(args, run);
@@ -177,7 +177,8 @@ class World {
   // A step's arrays. Group 1 of 2 in the step's terms, so that a forgotten group index shows.
   struct Flat {
     std::vector<int32_t> slot, position, lo, hi, seq_slot, seq_row;
-    i64 header[64] = {}, rows, counter = 0, dims[1];
+    i64 header[64] = {}, rows, dims[1];
+    Section sections[2] = {};
     Step step = {};
     Slots slots = {};
     Flat(World& w, const std::vector<Part>& parts) {
@@ -216,7 +217,7 @@ class World {
       r.step = &step;
       r.slots = &slots;
       r.groups = &w.group_;
-      r.counter = &counter;
+      r.sections = sections;
       return r;
     }
   };

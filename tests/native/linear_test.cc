@@ -210,7 +210,7 @@ void add_pair(const i64*, const Run&, Tile& tile) {
   }
 }
 i64 address(const void* p) { return reinterpret_cast<i64>(p); }
-void wait(void* team, int) { static_cast<std::barrier<>*>(team)->arrive_and_wait(); }
+void meet(const Run& run, i64) { static_cast<std::barrier<>*>(run.team)->arrive_and_wait(); }
 
 struct Shape {
   i64 rows, K, threads, share_rows, scratch;
@@ -265,7 +265,7 @@ void test_kernel(const Variant& variant, const Shape& s) {
       run.thread = t;
       run.threads = static_cast<int>(s.threads);
       run.team = &team;
-      run.barrier = wait;
+      run.meet = meet;
       run.scratch = aligned;
       run.scratch_bytes = s.scratch;
       run.dims = &s.rows;

@@ -96,7 +96,7 @@ struct World {
     std::vector<uint8_t> workspace(static_cast<size_t>(threads * workspace_bytes(V)) + 64, 0xA5);
     uint8_t* aligned = workspace.data() + (64 - reinterpret_cast<uintptr_t>(workspace.data()) % 64) % 64;
     header[H_nonfinite] = 0;
-    i64 counter = 0;
+    Section sections[2] = {};
     const i64 dims[1] = {rows};
     const i64 args[6] = {reinterpret_cast<i64>(logits.data()), V, V, reinterpret_cast<i64>(aligned),
                          threads * workspace_bytes(V), 0};
@@ -104,7 +104,7 @@ struct World {
     for (int t = 0; t < threads; t++)
       team.emplace_back([&, t] {
         Run run{};
-        run.thread = t, run.threads = threads, run.dims = dims, run.step = &step, run.slots = &slots, run.counter = &counter;
+        run.thread = t, run.threads = threads, run.dims = dims, run.step = &step, run.slots = &slots, run.sections = sections;
         sample(args, run);
       });
     for (auto& each : team) each.join();
