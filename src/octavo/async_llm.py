@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from octavo.engine.client import EngineClient
 from octavo.engine.messages import ChoiceOutput
 from octavo.errors import ContextLengthExceeded, InvalidRequest, OctavoError
 from octavo.execution.step import TokenLogprobs
+from octavo.flow import items
 from octavo.request import (
     ChatRequest,
     CompletionOutput,
@@ -26,7 +27,7 @@ from octavo.request import (
     Usage,
 )
 from octavo.sampling_params import SamplingParams, pack_bad_words
-from octavo.text.events import Event, Finished, LogprobEntry, TextDelta
+from octavo.text.events import Event, LogprobEntry, TextDelta
 from octavo.text.output import Output
 from octavo.tokenizer.detokenizer import Detokenizer
 from octavo.tokenizer.tokenizer import Tokenizer
@@ -59,17 +60,20 @@ class PromptFacts:
     logprobs: list[LogprobEntry | None] | None = None
 
 
-@dataclass
 class Generation:
-    """A request under way. Iterate it once for lists of events; leaving the iteration early aborts the request."""
+    """A request under way: a Flow of lists of events, or iterated once. Leaving it early aborts the request."""
 
-    request: Request
-    prompt: PromptFacts
-    _llm: AsyncLLM
-    _outputs: list[Output] = field(default_factory=list)
+    def __init__(self, llm: AsyncLLM, request: Request, prompt: PromptFacts) -> None:
+        self.request = request
+        self.prompt = prompt
+        self._llm = llm
+        self._outputs: list[Output] = []
+        self._open = set(range(request.params.n))  # choices
+        self._asked_stop_ids = llm.asked_stop_ids(request.params)
+        self._stream = llm.client.open(request)
 
-    def __aiter__(self) -> AsyncIterator[list[Event]]:
-        return self._events()
+    def __aiter__(self) -> AsyncGenerator[list[Event], None]:
+        return items(self)
 
     @property
     def usage(self) -> Usage:
@@ -80,48 +84,53 @@ class Generation:
         """The seed that repeats this answer."""
         return self.request.seed
 
-    async def _events(self) -> AsyncIterator[list[Event]]:
-        params = self.request.params
-        self._outputs = [self._llm.new_output(self.request, choice) for choice in range(params.n)]
-        open_choices = set(range(params.n))
-        client, request_id = self._llm.client, self.request.request_id
-        try:
-            async for batch in client.submit(self.request):
-                events: list[Event] = []
-                for output in batch:
-                    if output.error:
-                        raise OctavoError(output.error)
-                    made = self._take(output) if output.choice in open_choices else []
-                    events += made
-                    if made and isinstance(made[-1], Finished):
-                        open_choices.discard(output.choice)
-                        stopped = self._outputs[output.choice].stopped
-                        if output.finish is None and stopped is not None:
-                            await client.abort(request_id, output.choice, stopped.tokens)
-                if events:
-                    yield events
-                if not open_choices:
-                    return
-        finally:
-            if open_choices:
-                await client.abort(request_id)
+    @property
+    def done(self) -> bool:
+        return not self._open
+
+    async def start(self, news: Callable[[], None]) -> None:
+        self._outputs = [self._llm.new_output(self.request, choice) for choice in range(self.request.params.n)]
+        await self._stream.start(news)
+
+    def take(self) -> list[Event] | None:
+        came = self._stream.take()
+        if came is None:
+            return None
+        events: list[Event] = []
+        for output in came:
+            if output.error:
+                raise OctavoError(output.error)
+            choice = output.choice
+            if choice in self._open:
+                events += self._take(output)
+                target = self._outputs[choice]
+                if target.finished:
+                    self._open.discard(choice)
+                    if output.finish is None and target.stopped is not None:
+                        self._stream.abort(choice, target.stopped.tokens)
+        if not self._open:
+            self._stream.close()
+        return events or None
+
+    def close(self) -> None:
+        self._stream.close()
 
     def _take(self, output: ChoiceOutput) -> list[Event]:
         if output.prompt is not None:
             self.prompt.cached_tokens = output.prompt.cached_tokens
             if output.prompt.prompt_logprobs is not None:
                 self.prompt.logprobs = [None, *(self._llm.entry(each) for each in output.prompt.prompt_logprobs)]
+        target, ids = self._outputs[output.choice], output.token_ids
         logprobs = None if output.logprobs is None else [self._llm.entry(each) for each in output.logprobs]
-        target, params, ids = self._outputs[output.choice], self.request.params, output.token_ids
-        hidden = output.stop_id is not None and not params.include_stop_str_in_output
+        if output.finish is None:
+            return target.push(ids, logprobs)
+        hidden = output.stop_id is not None and not self.request.params.include_stop_str_in_output
         shown = len(ids) - hidden
         events = target.push(ids[:shown], None if logprobs is None else logprobs[:shown])
         if hidden:
             target.hide(ids[-1], None if logprobs is None else logprobs[-1])
-        if output.finish is not None:
-            asked_for = output.stop_id in self._llm.asked_stop_ids(params)
-            events += target.finish(FinishReason(output.finish), output.stop_id if asked_for else None)
-        return events
+        asked_for = output.stop_id in self._asked_stop_ids
+        return events + target.finish(FinishReason(output.finish), output.stop_id if asked_for else None)
 
 
 class AsyncLLM:
@@ -163,7 +172,7 @@ class AsyncLLM:
         else:
             facts = PromptFacts(self._checked_ids(prompt))
         request = self._request(facts, params, request_id or f"req-{secrets.token_hex(12)}", salt, priority)
-        return Generation(request, facts, self)
+        return Generation(self, request, facts)
 
     async def submit_chat(self, chat: ChatRequest, *, request_id: str | None = None, salt: str = "") -> Generation:
         """A Generation of a conversation, through the model's chat template."""

@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,18 +51,43 @@ class Wire:
         return b"".join(message.get("body", b"") for message in self.sent)
 
 
-async def scripted(*items: bytes | float | Exception) -> AsyncGenerator[bytes, None]:
-    """Chunks, pauses in seconds, and errors."""
-    for item in items:
-        if isinstance(item, bytes):
-            yield item
-        elif isinstance(item, float):
-            await asyncio.sleep(item)
-        else:
+class Scripted:
+    """A Flow of chunks, pauses in seconds, and errors."""
+
+    def __init__(self, *items: bytes | float | Exception) -> None:
+        self._items = [*items]
+        self._news: Callable[[], None] = lambda: None
+        self._pausing = self.closed = False
+
+    @property
+    def done(self) -> bool:
+        return not self._items
+
+    async def start(self, news: Callable[[], None]) -> None:
+        self._news = news
+
+    def take(self) -> bytes | None:
+        if self._items and isinstance(self._items[0], float) and not self._pausing:
+            self._pausing = True
+            asyncio.get_running_loop().call_later(self._items[0], self._paused)
+        if self._pausing or not self._items:
+            return None
+        item = self._items.pop(0)
+        if isinstance(item, Exception):
             raise item
+        assert isinstance(item, bytes)
+        return item
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _paused(self) -> None:
+        self._pausing = False
+        del self._items[0]
+        self._news()
 
 
-def stream(source: AsyncGenerator[bytes, None], ping: float = 15.0) -> EventStream:
+def stream(source: Scripted, ping: float = 15.0) -> EventStream:
     return EventStream(source, {}, ping, lambda: b"data: idle\n\n")
 
 
@@ -70,7 +95,7 @@ async def test_silence_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Comments at first, then a chunk for clients that count chunks; also before the first token."""
     monkeypatch.setattr(sse, "IDLE_SECONDS", 0.35)
     wire = Wire()
-    await stream(scripted(0.55, b"data: 1\n\n", 0.25, b"data: 2\n\n"), ping=0.1)({}, wire.receive, wire.send)
+    await stream(Scripted(0.55, b"data: 1\n\n", 0.25, b"data: 2\n\n"), ping=0.1)({}, wire.receive, wire.send)
     lines = wire.body.split(b"\n\n")
     before, between = lines[: lines.index(b"data: 1")], lines[lines.index(b"data: 1") + 1 : lines.index(b"data: 2")]
     assert before.count(b"data: idle") == 1 and before.count(b": ping") in (2, 3, 4) and before[0] == b": ping"
@@ -80,21 +105,21 @@ async def test_silence_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_no_comments_if_told_so() -> None:
     wire = Wire()
-    await stream(scripted(b"data: 1\n\n", 0.2), ping=0)({}, wire.receive, wire.send)
+    await stream(Scripted(b"data: 1\n\n", 0.2), ping=0)({}, wire.receive, wire.send)
     assert wire.body == b"data: 1\n\n"
 
 
 async def test_an_error_before_the_first_chunk_is_an_ordinary_answer() -> None:
     wire = Wire()
     with pytest.raises(Unavailable):
-        await stream(scripted(Unavailable("not now")))({}, wire.receive, wire.send)
+        await stream(Scripted(Unavailable("not now")))({}, wire.receive, wire.send)
     assert wire.sent == []
 
 
 @pytest.mark.parametrize("error", [EngineDied("The engine died.", begun=True), ZeroDivisionError("secret")])
 async def test_an_error_in_a_stream_ends_it(error: Exception) -> None:
     wire = Wire()
-    await stream(scripted(b"data: 1\n\n", error))({}, wire.receive, wire.send)
+    await stream(Scripted(b"data: 1\n\n", error))({}, wire.receive, wire.send)
     first, told, done, _ = wire.body.split(b"\n\n")
     body = json.loads(told.removeprefix(b"data: "))
     assert (first, done) == (b"data: 1", b"data: [DONE]") and b"secret" not in told
@@ -103,23 +128,14 @@ async def test_an_error_in_a_stream_ends_it(error: Exception) -> None:
 
 
 async def test_a_client_that_leaves_ends_the_source() -> None:
-    closed = False
-
-    async def source() -> AsyncGenerator[bytes, None]:
-        nonlocal closed
-        try:
-            yield b"data: 1\n\n"
-            await asyncio.sleep(60)
-        finally:
-            closed = True
-
+    source = Scripted(b"data: 1\n\n", 60.0)
     wire = Wire()
-    task = asyncio.create_task(stream(source())({}, wire.receive, wire.send))
+    task = asyncio.create_task(stream(source)({}, wire.receive, wire.send))
     await asyncio.sleep(0.05)
     wire.left.set()
     with pytest.raises(ClientGone):
         await task
-    assert closed and task.cancelling() == 0
+    assert source.closed and task.cancelling() == 0
 
 
 async def test_a_client_that_does_not_read_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +143,50 @@ async def test_a_client_that_does_not_read_is_let_go(monkeypatch: pytest.MonkeyP
     wire = Wire()
     wire.reads.clear()
     with pytest.raises(ClientGone):
-        await asyncio.wait_for(stream(scripted(b"data: 1\n\n", 60.0), ping=0.1)({}, wire.receive, wire.send), 5)
+        await asyncio.wait_for(stream(Scripted(b"data: 1\n\n", 60.0), ping=0.1)({}, wire.receive, wire.send), 5)
+
+
+class Socket:
+    """The writer of a connection, whose client reads while `ready`."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.ready = True
+        self.written: list[bytes] = []
+        self._wire = wire
+
+    def write(self, data: bytes) -> None:
+        assert self.ready and self._wire.reads.is_set()
+        self.written.append(data)
+        self._wire.sent.append({"type": "http.response.body", "body": data})
+
+
+async def test_pieces_go_straight_to_a_client_that_reads() -> None:
+    """In order, whether they go straight or through the task; the first and the last go through the task."""
+    wire = Wire()
+    socket = Socket(wire)
+    pieces = [b"data: %d\n\n" % number for number in range(6)]
+    source = Scripted(*(item for piece in pieces for item in (piece, 0.02)))
+    made = stream(source)
+    task = asyncio.create_task(made({"extensions": {sse.BODY: {"writer": socket}}}, wire.receive, wire.send))
+    while len(socket.written) < 2:
+        await asyncio.sleep(0.001)
+    socket.ready = False
+    wire.reads.clear()
+    await asyncio.sleep(0.05)
+    assert len(socket.written) == 2
+    socket.ready = True
+    wire.reads.set()
+    await task
+    assert wire.body == b"".join(pieces) and len(socket.written) >= 3
+    assert source.closed
+
+
+async def test_an_error_of_a_piece_that_goes_straight_ends_the_stream() -> None:
+    wire = Wire()
+    source = Scripted(b"data: 1\n\n", 0.01, EngineDied("The engine died.", begun=True))
+    await stream(source)({"extensions": {sse.BODY: {"writer": Socket(wire)}}}, wire.receive, wire.send)
+    assert wire.body.startswith(b'data: 1\n\ndata: {"error"') and wire.body.endswith(b"data: [DONE]\n\n")
+    assert source.closed
 
 
 # -- a live server -----------------------------------------------------------------------------------------------------

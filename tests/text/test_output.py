@@ -95,7 +95,11 @@ def test_tokens_go_out_with_their_text() -> None:
 def test_after_a_stop_string_nothing_follows() -> None:
     ids = [3 + byte for byte in b"xSTOPyz"]
     output = Output(Detokenizer(tokenizer()), stop=["STOP"])
-    assert output.push(ids) == [TextDelta(0, "x", tuple(ids[:5])), Finished(0, FinishReason.STOP, "STOP")]
+    assert output.push(ids) == [
+        TextDelta(0, "x", tuple(ids[:1])),
+        TextDelta(0, "", tuple(ids[1:5])),
+        Finished(0, FinishReason.STOP, "STOP"),
+    ]
     assert output.stopped == Stopped(5, "STOP") and output.tokens == 5
     assert output.push(ids) == [] and output.finish(FinishReason.LENGTH) == []
 

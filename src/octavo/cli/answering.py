@@ -93,7 +93,7 @@ class InProcess:
                 if text := "".join(event.text for event in batch if isinstance(event, TextDelta)):
                     yield text
         finally:
-            self._runner.run(events.aclose())  # type: ignore[attr-defined]
+            self._runner.run(events.aclose())
             usage = generation.usage
             self.last = Figures(usage.prompt_tokens, usage.completion_tokens, first, time.monotonic() - begin)
 

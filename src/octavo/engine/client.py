@@ -8,7 +8,7 @@ next one. It knows ids, never text.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,6 +31,7 @@ from octavo.engine.messages import (
     Submit,
 )
 from octavo.errors import ContextLengthExceeded, EngineDied, InvalidRequest, OctavoError, Unavailable
+from octavo.flow import items
 from octavo.request import Request
 
 if TYPE_CHECKING:
@@ -55,45 +56,90 @@ class Link(Protocol):
         """End the connection."""
 
 
-class _Stream:
-    """What the front knows of an open request."""
+class Stream:
+    """An open request, as a Flow of lists of outputs: what is new, in order, until every choice has its `finish`.
 
-    def __init__(self, request: Request) -> None:
+    start() raises QueueFull, Unavailable, ContextLengthExceeded or InvalidRequest, take() these and EngineDied.
+    """
+
+    def __init__(self, client: EngineClient, request: Request) -> None:
         known = {resume.choice: len(resume.emitted_ids) for resume in request.resume}
-        self.next_index = [known.get(choice, 0) for choice in range(request.params.n)]
-        self.open = set(range(request.params.n))
-        self.request_id = request.request_id
-        self.items: list[ChoiceOutput] = []
-        self.error: OctavoError | None = None
+        self.request = request
         self.begun = bool(known)
-        self.news = asyncio.Event()
+        self._client = client
+        self._next_index = [known.get(choice, 0) for choice in range(request.params.n)]
+        self._open = set(range(request.params.n))
+        self._items: list[ChoiceOutput] = []
+        self._error: OctavoError | None = None
+        self._name: str | None = None  # by which the engine knows it, while it does
+        self._news: Callable[[], None] = lambda: None
 
-    def push(self, item: ChoiceOutput) -> None:
-        """Take an output: ids that are known already are dropped, a gap is an error."""
-        if item.choice not in self.open:
-            return
-        expected = self.next_index[item.choice]
-        known = expected - item.index
-        if known < 0:
-            self.fail(EngineDied(f"The engine lost {-known} tokens of this answer.", begun=self.begun))
-            return
-        if known:
-            item.token_ids = item.token_ids[known:]
+    @property
+    def done(self) -> bool:
+        return not (self._open or self._items)
+
+    async def start(self, news: Callable[[], None]) -> None:
+        self._news = news
+        await self._client.begin(self)
+
+    def named(self, name: str) -> Request:
+        """The request as the engine is told of it."""
+        self._name = name
+        return replace(self.request, request_id=name)
+
+    def take(self) -> list[ChoiceOutput] | None:
+        if self._items:
+            items, self._items = self._items, []
+            return items
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def close(self) -> None:
+        if self._name is not None:
+            name, self._name = self._name, None
+            self._client.end(name, self.request.request_id, abort=bool(self._open) and self._error is None)
+
+    def abort(self, choice: int, kept: int) -> None:
+        """End one choice, of whose ids `kept` count."""
+        if self._name is not None:
+            self._client.post_abort(self._name, choice, kept)
+
+    # What the engine says
+
+    def push(self, item: ChoiceOutput) -> bool:
+        """Take an output in: ids that are known already are dropped, a gap is an error. True if that is the first news
+        since take(): tell() then."""
+        choice, ids = item.choice, item.token_ids
+        if choice not in self._open:
+            return False
+        expected = self._next_index[choice]
+        if item.index != expected:
+            known = expected - item.index
+            if known < 0:
+                self.fail(EngineDied(f"The engine lost {-known} tokens of this answer.", begun=self.begun))
+                return False
+            ids = item.token_ids = ids[known:]
             item.logprobs = None if item.logprobs is None else item.logprobs[known:]
             item.index = expected
-            if not item.token_ids and item.finish is None:
-                return
-        item.request = self.request_id
-        self.next_index[item.choice] = expected + len(item.token_ids)
-        self.begun = self.begun or bool(item.token_ids)
+            if not ids and item.finish is None:
+                return False
+        item.request = self.request.request_id
+        self._next_index[choice] = expected + len(ids)
+        if ids:
+            self.begun = True
         if item.finish is not None:
-            self.open.discard(item.choice)
-        self.items.append(item)
-        self.news.set()
+            self._open.discard(choice)
+        self._items.append(item)
+        return len(self._items) == 1
+
+    def tell(self) -> None:
+        """There is something to take."""
+        self._news()
 
     def fail(self, error: OctavoError) -> None:
-        self.error = self.error or error
-        self.news.set()
+        self._error = self._error or error
+        self._news()
 
 
 class EngineClient:
@@ -103,7 +149,7 @@ class EngineClient:
         self._info: EngineInfo | None = None
         self._link: Link | None = None
         self._epoch = 0
-        self._streams: dict[str, _Stream] = {}  # by the name that the engine knows a request by
+        self._streams: dict[str, Stream] = {}  # by the name that the engine knows a request by
         self._names: dict[str, str] = {}  # request id -> that name
         self._questions: dict[int, asyncio.Future[EngineStats]] = {}
         self._number = 0
@@ -146,43 +192,39 @@ class EngineClient:
 
     # Requests
 
-    async def submit(self, request: Request) -> AsyncIterator[list[ChoiceOutput]]:
-        """Run a request; items are what is new, in order, until every choice has its `finish`.
+    def open(self, request: Request) -> Stream:
+        """A request to be run: a Flow of what is new. Closing it early aborts the request."""
+        return Stream(self, request)
 
-        Raises QueueFull, Unavailable, ContextLengthExceeded or InvalidRequest before the first item, EngineDied at any
-        time. Leaving the iteration aborts the request.
-        """
+    def submit(self, request: Request) -> AsyncGenerator[list[ChoiceOutput], None]:
+        """The same, waited for."""
+        return items(self.open(request))
+
+    async def begin(self, stream: Stream) -> None:
+        """Send a stream's request to the engine; outputs go to the stream from now on."""
+        request = stream.request
         link = self._admit(request)
-        stream = _Stream(request)
         self._number += 1
         # An id may be used again while words about its last owner are under way: the engine knows each by another name.
         name = self._names[request.request_id] = f"{self._number}-{request.request_id}"
         self._streams[name] = stream
         self._idle.clear()
-        epoch = self._epoch
-        sent = False
         try:
-            try:
-                await link.send(Submit(epoch, replace(request, request_id=name)))
-            except (UnicodeEncodeError, BrokenMessage) as error:
-                raise InvalidRequest(f"The request cannot be sent to the engine: {error}.") from None
-            sent = True
-            while stream.open or stream.items:
-                if not stream.items and stream.error is None:
-                    stream.news.clear()
-                    await stream.news.wait()
-                items, stream.items = stream.items, []
-                if items:
-                    yield items
-                elif stream.error is not None:
-                    raise stream.error
-        finally:
-            del self._streams[name]
-            del self._names[request.request_id]
-            if sent and stream.open and stream.error is None:
-                self._post(Abort(epoch, name))
-            if not self._streams:
-                self._idle.set()
+            await link.send(Submit(self._epoch, stream.named(name)))
+        except (UnicodeEncodeError, BrokenMessage) as error:
+            stream.fail(InvalidRequest(f"The request cannot be sent to the engine: {error}."))
+
+    def end(self, name: str, request_id: str, *, abort: bool) -> None:
+        """Forget a stream; the engine is told if it does not know that it is over."""
+        del self._streams[name]
+        del self._names[request_id]
+        if abort:
+            self.post_abort(name)
+        if not self._streams:
+            self._idle.set()
+
+    def post_abort(self, name: str, choice: int | None = None, kept: int | None = None) -> None:
+        self._post(Abort(self._epoch, name, choice, kept))
 
     def _admit(self, request: Request) -> Link:
         if self._failed is not None:
@@ -201,7 +243,7 @@ class EngineClient:
         """End a request, or one choice. kept: how many of its ids the front kept. Unknown ids are no error."""
         name = self._names.get(request_id)
         if name is not None:
-            self._post(Abort(self._epoch, name, choice, kept))
+            self.post_abort(name, choice, kept)
 
     # Questions
 
@@ -280,10 +322,14 @@ class EngineClient:
         if message.epoch != self._epoch:
             logs.get("client").warning("a message of epoch %d is dropped", message.epoch)
         elif isinstance(message, Outputs):
+            streams = self._streams
+            news = []
             for item in message.items:
-                stream = self._streams.get(item.request)
-                if stream is not None:
-                    stream.push(item)
+                stream = streams.get(item.request)
+                if stream is not None and stream.push(item):
+                    news.append(stream)
+            for stream in news:  # once each, whatever the number of its choices
+                stream.tell()
         elif isinstance(message, Refused):
             stream = self._streams.get(message.request)
             if stream is not None:

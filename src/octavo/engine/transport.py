@@ -8,7 +8,6 @@ frames and messages, not what they ask for.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import selectors
 import socket
@@ -192,70 +191,91 @@ class SocketPort:
         peer.connection.close()
 
 
-class SocketLink:
-    """The front's side of a connection. `received` is called with each message, `ended` once when it is over."""
+class SocketLink(asyncio.Protocol):
+    """The front's side of a connection: messages are delivered as their bytes come, without a task of its own."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, announce: Callable[[], None]
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, announce: Callable[[], None]) -> None:
         self._announce = announce
-        self._task: asyncio.Task[None] | None = None
+        self._frames = FrameReader()
+        self._early: asyncio.Queue[EngineMessage | Exception] = asyncio.Queue()  # what came before start()
+        self._received: Callable[[EngineMessage], None] = self._early.put_nowait
+        self._ended: Callable[[Exception], None] = self._early.put_nowait
+        self._over = asyncio.Event()
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._transport: asyncio.Transport
 
     @classmethod
     async def connect(cls, path: Path, announce: Callable[[], None]) -> SocketLink:
         """Connect to an engine that listens. announce: called before each message (flight record). Raises OSError."""
-        reader, writer = await asyncio.open_unix_connection(str(path), limit=READ_BYTES)
-        writer.transport.set_write_buffer_limits(high=HIGH_WATER)
-        return cls(reader, writer, announce)
+        _, link = await asyncio.get_running_loop().create_unix_connection(lambda: cls(announce), str(path))
+        return link
 
     async def read(self) -> EngineMessage:
-        """The next message. EOFError when the engine is gone, BrokenMessage when it talks nonsense."""
-        header = await self._exactly(_HEADER.size)
-        (length,) = _HEADER.unpack(header)
-        if length > MAX_FRAME:
-            raise BrokenMessage(f"a frame of {length} bytes exceeds the limit of {MAX_FRAME}")
-        return decode_engine(await self._exactly(length))
-
-    async def _exactly(self, count: int) -> bytes:
-        try:
-            return await self._reader.readexactly(count)
-        except (asyncio.IncompleteReadError, OSError):
-            raise EOFError("the engine closed the connection") from None
+        """The next message, before start(). EOFError when the engine is gone, BrokenMessage when it talks nonsense."""
+        came = await self._early.get()
+        if isinstance(came, Exception):
+            raise came
+        return came
 
     def start(self, received: Callable[[EngineMessage], None], ended: Callable[[str], None]) -> None:
-        """Read in a task until the connection is over."""
-        self._task = asyncio.create_task(self._pump(received, ended), name="octavo-engine-link")
-
-    async def _pump(self, received: Callable[[EngineMessage], None], ended: Callable[[str], None]) -> None:
-        try:
-            while True:
-                received(await self.read())
-        except (EOFError, BrokenMessage) as error:
-            ended(str(error))
+        """From now on `received` is called with each message, `ended` once when the connection is over."""
+        self._received, self._ended = received, lambda error: ended(str(error))
+        while not self._early.empty():
+            came = self._early.get_nowait()
+            if isinstance(came, Exception):
+                self._ended(came)
+            else:
+                received(came)
 
     def post(self, message: FrontMessage) -> None:
         """Send without waiting: aborts and questions, which are small."""
-        if not self._writer.is_closing():
+        data = frame(message)
+        if not self._transport.is_closing():
             self._announce()
-            self._writer.write(frame(message))
+            self._transport.write(data)
 
     async def send(self, message: FrontMessage) -> None:
         """Send, and wait while the engine takes nothing. A connection that is over is no error here; `ended` tells."""
         self.post(message)
-        with contextlib.suppress(OSError):
-            await self._writer.drain()
+        await self._writable.wait()
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-        self._writer.close()
+        self._end(None)
+        self._transport.close()
         try:
-            await asyncio.wait_for(self._writer.wait_closed(), CLOSE_SECONDS)
+            await asyncio.wait_for(self._over.wait(), CLOSE_SECONDS)
         except TimeoutError:  # an engine that hangs takes nothing any more
-            self._writer.transport.abort()
-        except OSError as error:
-            logs.get("client").debug("closing the connection: %s", error)
+            self._transport.abort()
+
+    # What the event loop says
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._transport = transport
+        transport.set_write_buffer_limits(high=HIGH_WATER)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for each in self._frames.feed(data):
+                self._received(decode_engine(each))
+        except BrokenMessage as error:
+            self._end(error)
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._over.set()
+        self._writable.set()
+        self._end(EOFError("the engine closed the connection"))
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def _end(self, error: Exception | None) -> None:
+        """Say that it is over, once; None: whoever closed it knows."""
+        ended, self._ended = self._ended, lambda error: None
+        self._received = lambda message: None
+        if error is not None:
+            ended(error)

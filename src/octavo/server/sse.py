@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from octavo import logs
 from octavo.errors import OctavoError
+from octavo.flow import Flow
+from octavo.server.connection import BODY, Body
 
 IDLE_SECONDS = 60.0  # some clients count chunks, not comments: LangChain gives up after 120 s without one
 STALLED_SECONDS = 300.0  # a client that has not read for so long is gone
@@ -63,15 +66,13 @@ def error_chunk(error: OctavoError) -> bytes:
 
 
 class EventStream:
-    """An ASGI response of the byte chunks of `source`. It begins with the first chunk, so that an error before it is an
-    ordinary answer; after `ping` seconds of silence it begins with a comment.
+    """An ASGI response of the bytes that `source` gives. It begins with the first of them, so that an error before it
+    is an ordinary answer; after `ping` seconds of silence it begins with a comment.
 
     idle: makes a chunk of the dialect that says nothing, for clients that count chunks.
     """
 
-    def __init__(
-        self, source: AsyncGenerator[bytes, None], headers: Mapping[str, str], ping: float, idle: Callable[[], bytes]
-    ) -> None:
+    def __init__(self, source: Flow[bytes], headers: Mapping[str, str], ping: float, idle: Callable[[], bytes]) -> None:
         self._source = source
         self._headers = [(k.encode(), v.encode("latin-1")) for k, v in {**HEADERS, **headers}.items()]
         self._ping = ping
@@ -79,15 +80,25 @@ class EventStream:
         self._begun = False
         self._writing_since: float | None = None
         self._last = self._last_chunk = 0.0  # seconds of the loop's clock
+        self._clock: Callable[[], float] = time.monotonic
         self._send: Send | None = None
+        self._body: Body | None = None
+        self._news = asyncio.Event()
+        self._failure: Exception | None = None  # what the source raised while no task of ours ran
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises what ended `source` before the response began; ClientGone when nobody is left."""
         self._send = send
-        self._last = self._last_chunk = asyncio.get_running_loop().time()
+        self._body = scope.get("extensions", {}).get(BODY, {}).get("writer")
+        self._clock = asyncio.get_running_loop().time
+        self._last = self._last_chunk = self._clock()
         try:
-            async with contextlib.aclosing(self._source), while_connected(receive), self._kept_alive():
-                await self._pump()
+            try:
+                async with while_connected(receive), self._kept_alive():
+                    await self._source.start(self._came)
+                    await self._pump()
+            finally:
+                self._source.close()
         except OctavoError as error:
             if not self._begun:
                 raise
@@ -102,14 +113,37 @@ class EventStream:
         await self._write(b"", last=True)
 
     async def _pump(self) -> None:
-        async for chunk in self._source:
-            await self._write(chunk)
-            self._last_chunk = self._last
+        """Write what comes while it cannot go out at once: the beginning, and what a slow client has waiting."""
+        while not self._source.done:
+            self._news.clear()
+            if self._failure is not None:
+                raise self._failure
+            data = self._source.take()
+            if data:
+                await self._write(data)
+                self._last_chunk = self._last
+            elif not self._source.done:
+                await self._news.wait()
+
+    def _came(self) -> None:
+        """News of the source. While the task sleeps and the client reads they go out here, without waking it."""
+        body = self._body
+        if body is not None and self._begun and body.ready and not self._news.is_set() and self._writing_since is None:
+            try:
+                data = self._source.take()
+            except Exception as error:
+                self._failure = error
+            else:
+                if data:
+                    body.write(data)
+                    self._last = self._last_chunk = self._clock()
+                if not self._source.done:
+                    return
+        self._news.set()
 
     async def _write(self, data: bytes, last: bool = False) -> None:
         assert self._send is not None
-        loop = asyncio.get_running_loop()
-        self._writing_since = self._last = loop.time()
+        self._writing_since = self._last = self._clock()
         if not self._begun:
             self._begun = True
             start: Message = {"type": "http.response.start", "status": 200, "headers": self._headers}

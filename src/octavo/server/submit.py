@@ -6,15 +6,13 @@ no wire format.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, cast
+from functools import cached_property, partial
+from typing import Any
 
 import msgspec
 from starlette.requests import Request as HttpRequest
@@ -23,6 +21,7 @@ from octavo import logs
 from octavo.async_llm import AsyncLLM, Generation
 from octavo.config import ServerConfig
 from octavo.errors import ContextLengthExceeded, ModelNotServed, Unavailable
+from octavo.flow import items
 from octavo.request import FinishReason, Usage
 from octavo.sampling_params import SamplingParams
 from octavo.server.health import Health
@@ -104,7 +103,7 @@ class Front:
 
 
 class Answering:
-    """The generations of one HTTP request. Iterate `batches` once; leaving it early aborts them all."""
+    """The generations of one HTTP request, as a Flow of (number of the prompt, its new events)."""
 
     def __init__(self, metrics: Metrics, generations: Sequence[Generation], begin: float) -> None:
         """begin: time.perf_counter() before tokenizing."""
@@ -114,55 +113,54 @@ class Answering:
         self._metrics = metrics
         self._begin = self._last = begin
         self._first: float | None = None
+        self._left = len(generations)  # that are not done
+        self._ready: list[int] = []  # those with news
+        self._news: Callable[[], None] = lambda: None
+        self._failure: FinishReason | None = None
+        self._closed = False
 
-    async def batches(self) -> AsyncGenerator[tuple[int, list[Event]], None]:
-        """(number of the prompt, its new events), each batch as it comes."""
-        source = self._one() if len(self.generations) == 1 else self._several()
-        failure: FinishReason | None = FinishReason.ABORT
+    @property
+    def done(self) -> bool:
+        return not self._left
+
+    async def start(self, news: Callable[[], None]) -> None:
+        self._news = news
         try:
-            async with aclosing(source):
-                async for prompt, events in source:
-                    self._observe(events)
-                    yield prompt, events
-            failure = None
+            for number, generation in enumerate(self.generations):
+                await generation.start(partial(self._came, number))
         except Exception:
-            failure = FinishReason.ERROR
+            self._failure = FinishReason.ERROR
             raise
-        finally:
-            self._metrics.request_ended(self, failure)
-            if log.isEnabledFor(logging.DEBUG):
-                self._tell()
 
-    async def _one(self) -> AsyncGenerator[tuple[int, list[Event]], None]:
-        source = cast("AsyncGenerator[list[Event], None]", aiter(self.generations[0]))
-        async with aclosing(source):
-            async for events in source:
-                yield 0, events
-
-    async def _several(self) -> AsyncGenerator[tuple[int, list[Event]], None]:
-        news: asyncio.Queue[tuple[int, list[Event] | None]] = asyncio.Queue()
-
-        async def pump(number: int, generation: Generation) -> None:
-            try:
-                async for events in generation:
-                    news.put_nowait((number, events))
-            finally:
-                news.put_nowait((number, None))
-
-        tasks = [asyncio.create_task(pump(number, each)) for number, each in enumerate(self.generations)]
-        left = len(tasks)
+    def take(self) -> list[tuple[int, list[Event]]] | None:
+        made = []
+        ready, self._ready = self._ready, []
         try:
-            while left:
-                number, events = await news.get()
-                if events is None:
-                    left -= 1
-                    await tasks[number]  # raises what ended it
-                else:
-                    yield number, events
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            for number in ready:
+                generation = self.generations[number]
+                events = generation.take()
+                if events is not None:
+                    self._observe(events)
+                    self._left -= generation.done
+                    made.append((number, events))
+        except Exception:
+            self._failure = FinishReason.ERROR
+            raise
+        return made or None
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        for generation in self.generations:
+            generation.close()
+        self._metrics.request_ended(self, self._failure or (FinishReason.ABORT if self._left else None))
+        if log.isEnabledFor(logging.DEBUG):
+            self._tell()
+
+    def _came(self, number: int) -> None:
+        self._ready.append(number)
+        self._news()
 
     def _observe(self, events: list[Event]) -> None:
         now = time.perf_counter()
@@ -234,9 +232,8 @@ class Gathered:
 async def gather(answering: Answering) -> list[Gathered]:
     """Every choice, complete, in order."""
     choices = [Gathered() for _ in range(answering.choices)]
-    source = answering.batches()
-    async with aclosing(source):
-        async for prompt, events in source:
+    async for batch in items(answering):
+        for prompt, events in batch:
             for event in events:
                 choice = choices[prompt * answering.n + event.index]
                 if isinstance(event, TextDelta):

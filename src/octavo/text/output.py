@@ -38,43 +38,49 @@ class Output:
         self._detokenizer = detokenizer
         self._index = index
         self._stops = StopStrings(stop, include_stop_str_in_output)
+        self._plain = not stop  # text waits for no stop string
         self._min_tokens = min_tokens
         self._waiting: deque[tuple[int, int, LogprobEntry | None]] = deque()  # (where its text ends, id, logprobs)
         self._length = 0  # characters out of the detokenizer
         self._released = 0  # characters out of the stop strings
-        self._finished = False
+        self.finished = False  # nothing follows
         self.tokens = 0
         self.stopped: Stopped | None = None
 
     def push(self, token_ids: Sequence[int], logprobs: Sequence[LogprobEntry] | None = None) -> list[Event]:
-        """Events of the next ids; logprobs has one entry for each. Ids after a stop string are discarded: the caller
-        looks at `stopped` and tells the engine. A stop string before `min_tokens` tokens does not count."""
-        if self._finished:
-            return []
-        text = ""
+        """Events of the next ids, one for each that brings text; logprobs has one entry for each id. Ids after a stop
+        string are discarded: the caller looks at `stopped` and tells the engine. A stop string before `min_tokens`
+        tokens does not count."""
+        events: list[Event] = []
+        if self.finished:
+            return events
         for position, id_ in enumerate(token_ids):
-            piece = self._detokenizer.push((id_,))
+            piece = self._detokenizer.push_one(id_)
             self.tokens += 1
             self._length += len(piece)
+            if piece and self._plain and logprobs is None and not self._waiting:  # the common case, quickly
+                self._released = self._length
+                events.append(TextDelta(self._index, piece, (id_,)))
+                continue
             self._waiting.append((self._length, id_, None if logprobs is None else logprobs[position]))
             if piece:
-                text += self._stops.push(piece, ignore=self.tokens <= self._min_tokens)
+                text = self._stops.push(piece, ignore=self.tokens <= self._min_tokens)
                 if self._stops.matched is not None:
-                    return self._stop(text)
-        if not text:
-            return []
-        self._released += len(text)
-        return [self._delta(text)]
+                    return events + self._stop(text)
+                if text:
+                    self._released += len(text)
+                    events.append(self._delta(text))
+        return events
 
     def hide(self, token_id: int, entry: LogprobEntry | None = None) -> None:
         """Take in a stop id: it counts and is given back, but its text is not part of the answer."""
-        if not self._finished:
+        if not self.finished:
             self.tokens += 1
             self._waiting.append((self._length, token_id, entry))
 
     def finish(self, reason: FinishReason, stop_reason: str | int | None = None) -> list[Event]:
         """The engine ended the choice: what was held back, then Finished. Nothing if it has ended already."""
-        if self._finished:
+        if self.finished:
             return []
         text = self._stops.push(self._detokenizer.finish(), ignore=self.tokens <= self._min_tokens)
         if self._stops.matched is not None:
@@ -87,7 +93,7 @@ class Output:
         return self._end(text, FinishReason.STOP, matched)
 
     def _end(self, text: str, reason: FinishReason, stop_reason: str | int | None) -> list[Event]:
-        self._finished = True
+        self.finished = True
         self._released = self._length  # every counted token goes out, also those of a removed stop string
         events: list[Event] = [self._delta(text)] if text or self._waiting else []
         return [*events, Finished(self._index, reason, stop_reason)]

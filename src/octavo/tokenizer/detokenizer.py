@@ -24,7 +24,7 @@ class Detokenizer:
     word right after a visible prompt keeps it; a character whose first bytes end the prompt is completed.
     """
 
-    __slots__ = ("_decode", "_drop_space", "_size", "_table")
+    __slots__ = ("_decoder", "_drop_space", "_size", "_table", "_whole")
 
     def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True, prompt_ids: Sequence[int] = ()) -> None:
         if tokenizer.kind is DecoderKind.OTHER:
@@ -35,23 +35,35 @@ class Detokenizer:
             )
         self._table = tokenizer.visible_bytes() if skip_special_tokens else tokenizer.all_bytes()
         self._size = len(self._table)
-        self._decode = _new_decoder("replace").decode
+        self._decoder = _new_decoder("replace")
         before = self._last_bytes(prompt_ids)
         self._drop_space = tokenizer.kind is DecoderKind.SENTENCEPIECE_STRIP and not before
-        self._decode(_unfinished(before))
+        partial = _unfinished(before)
+        self._decoder.decode(partial)
+        self._whole = not (partial or self._drop_space)  # nothing is held back: the next token stands for itself
 
     def push(self, ids: Sequence[int]) -> str:
         """The text that these ids make final; often one word, possibly nothing."""
         table, size = self._table, self._size
-        text = self._decode(b"".join([table[i] for i in ids if 0 <= i < size]))
+        text = self._decoder.decode(b"".join([table[i] for i in ids if 0 <= i < size]))
         if self._drop_space and text:
             self._drop_space = False
-            return text[1:] if text[0] == " " else text
+            text = text[1:] if text[0] == " " else text
+        self._whole = not (self._drop_space or self._decoder.getstate()[0])
         return text
+
+    def push_one(self, id_: int) -> str:
+        """push((id_,)); most tokens are whole characters and need no decoder."""
+        if self._whole and 0 <= id_ < self._size:
+            try:
+                return self._table[id_].decode()
+            except UnicodeDecodeError:
+                pass  # a part of a character: push() keeps it
+        return self.push((id_,))
 
     def finish(self) -> str:
         """What was held back: U+FFFD for a character that never became whole."""
-        return self._decode(b"", True)
+        return self._decoder.decode(b"", True)
 
     def _last_bytes(self, ids: Sequence[int]) -> bytes:
         """At least the last character's bytes of `ids`, empty if nothing of them is visible."""

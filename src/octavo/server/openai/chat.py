@@ -6,8 +6,7 @@ with its finish_reason always, usage in a last chunk without choices, no empty d
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -43,7 +42,7 @@ async def chat(request: Request) -> Response | EventStream:
         shape = _Shape(front, body, answering)
         if not body.stream:
             return Response(await shape.whole(), headers=headers, media_type="application/json")
-    return EventStream(shape.chunks(), headers, front.config.sse_ping_interval, shape.idle)
+    return EventStream(shape, headers, front.config.sse_ping_interval, shape.idle)
 
 
 def _chat_request(body: ChatFields, params: SamplingParams) -> ChatRequest:
@@ -65,7 +64,7 @@ def _template_header(front: Front, body: ChatFields) -> dict[str, str]:
 
 
 class _Shape:
-    """One answer on the wire."""
+    """One answer on the wire; streamed, a Flow of bytes."""
 
     def __init__(self, front: Front, body: ChatFields, answering: Answering) -> None:
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
@@ -75,6 +74,8 @@ class _Shape:
         self._logprobs = bool(body.logprobs)
         self._top = body.top_logprobs or 0
         options = body.stream_options
+        self._begun = False
+        self._waiting: dict[int, list[Any]] = {}  # logprobs of tokens without text
         self._usage = bool(options and options.include_usage)
         self._usage_always = bool(options and options.continuous_usage_stats)
         last = body.messages[-1]
@@ -83,19 +84,28 @@ class _Shape:
 
     # -- a stream ----------------------------------------------------------------------------------------------------
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    @property
+    def done(self) -> bool:
+        return self._answering.done
+
+    async def start(self, news: Callable[[], None]) -> None:
+        await self._answering.start(news)
+
+    def take(self) -> bytes | None:
         """The events of the stream; what comes at once goes out at once."""
-        waiting: dict[int, list[Any]] = {}  # logprobs of tokens without text
-        source = self._answering.batches()
-        begun = False
-        async with aclosing(source):
-            async for _, events in source:
-                made = [self._event(event, waiting) for event in events]
-                if not begun:
-                    begun = True
-                    made.insert(0, self._opening())
-                yield b"".join(made)
-        yield (self._head.usage_chunk() if self._usage else b"") + DONE
+        batch = self._answering.take()
+        if batch is None:
+            return None
+        made = [self._event(event) for _, events in batch for event in events]
+        if not self._begun:
+            self._begun = True
+            made.insert(0, self._opening())
+        if self._answering.done:
+            made += (self._head.usage_chunk() if self._usage else b"", DONE)
+        return b"".join(made)
+
+    def close(self) -> None:
+        self._answering.close()
 
     def idle(self) -> bytes:
         """A chunk that says nothing."""
@@ -110,7 +120,8 @@ class _Shape:
             for index in range(self._answering.choices)
         )
 
-    def _event(self, event: Event, waiting: dict[int, list[Any]]) -> bytes:
+    def _event(self, event: Event) -> bytes:
+        waiting = self._waiting
         index = event.index
         if isinstance(event, Finished):
             content = waiting.pop(index, None)

@@ -5,8 +5,7 @@ Choice c of prompt p is answered under the index p * n + c.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -41,7 +40,7 @@ async def completions(request: Request) -> Response | EventStream:
         shape = _Shape(front, body, answering, echo_only)
         if not body.stream:
             return Response(await shape.whole(), headers=headers, media_type="application/json")
-    return EventStream(shape.chunks(), headers, front.config.sse_ping_interval, shape.idle)
+    return EventStream(shape, headers, front.config.sse_ping_interval, shape.idle)
 
 
 def _params(front: Front, body: CompletionFields) -> tuple[SamplingParams, bool]:
@@ -91,7 +90,7 @@ class _Logprobs:
 
 
 class _Shape:
-    """The answer on the wire."""
+    """The answer on the wire; streamed, a Flow of bytes."""
 
     def __init__(self, front: Front, body: CompletionFields, answering: Answering, echo_only: bool) -> None:
         self._answering = answering
@@ -101,6 +100,7 @@ class _Shape:
         self._wants_prompt_logprobs = getattr(body, "prompt_logprobs") is not None  # noqa: B009
         self._echo = bool(body.echo)
         self._echo_only = echo_only
+        self._echoed_prompts: set[int] = set()
         options = body.stream_options
         self._usage = bool(options and options.include_usage)
         self._usage_always = bool(options and options.continuous_usage_stats)
@@ -108,21 +108,30 @@ class _Shape:
 
     # -- a stream ----------------------------------------------------------------------------------------------------
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    @property
+    def done(self) -> bool:
+        return self._answering.done
+
+    async def start(self, news: Callable[[], None]) -> None:
+        await self._answering.start(news)
+
+    def take(self) -> bytes | None:
         """The events of the stream; what comes at once goes out at once."""
-        source = self._answering.batches()
-        n = self._answering.n
-        echoed: set[int] = set()
-        async with aclosing(source):
-            async for prompt, events in source:
-                made = []
-                if self._echo and prompt not in echoed:
-                    echoed.add(prompt)
-                    made += [self._text(prompt * n + c, self._echoed(prompt, prompt * n + c)) for c in range(n)]
-                made += [self._event(prompt * n + event.index, event) for event in events]
-                if data := b"".join(made):
-                    yield data
-        yield (self._head.usage_chunk() if self._usage else b"") + DONE
+        n, made = self._answering.n, []
+        batch = self._answering.take()
+        if batch is None:
+            return None
+        for prompt, events in batch:
+            if self._echo and prompt not in self._echoed_prompts:
+                self._echoed_prompts.add(prompt)
+                made += [self._text(prompt * n + c, self._echoed(prompt, prompt * n + c)) for c in range(n)]
+            made += [self._event(prompt * n + event.index, event) for event in events]
+        if self._answering.done:
+            made += (self._head.usage_chunk() if self._usage else b"", DONE)
+        return b"".join(made)
+
+    def close(self) -> None:
+        self._answering.close()
 
     def idle(self) -> bytes:
         """A chunk that says nothing."""
