@@ -18,7 +18,7 @@ def test_contracts() -> None:
 # What the server may import of ours: the front, its events, and nouns.
 SERVER_MAY = {
     "octavo", "octavo.async_llm", "octavo.text.events", "octavo.request", "octavo.sampling_params", "octavo.config",
-    "octavo.option", "octavo.stats", "octavo.machine", "octavo.errors", "octavo.logs",
+    "octavo.option", "octavo.stats", "octavo.machine", "octavo.errors", "octavo.logs", "octavo.flow",
 }  # fmt: skip
 
 

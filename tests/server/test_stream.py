@@ -65,21 +65,25 @@ class Scripted:
 
     async def start(self, news: Callable[[], None]) -> None:
         self._news = news
+        self._pause()
 
     def take(self) -> bytes | None:
-        if self._items and isinstance(self._items[0], float) and not self._pausing:
-            self._pausing = True
-            asyncio.get_running_loop().call_later(self._items[0], self._paused)
         if self._pausing or not self._items:
             return None
         item = self._items.pop(0)
         if isinstance(item, Exception):
             raise item
         assert isinstance(item, bytes)
+        self._pause()
         return item
 
     def close(self) -> None:
         self.closed = True
+
+    def _pause(self) -> None:
+        if self._items and isinstance(self._items[0], float):
+            self._pausing = True
+            asyncio.get_running_loop().call_later(self._items[0], self._paused)
 
     def _paused(self) -> None:
         self._pausing = False

@@ -114,12 +114,13 @@ class EventStream:
 
     async def _pump(self) -> None:
         """Write what comes while it cannot go out at once: the beginning, and what a slow client has waiting."""
-        while not self._source.done:
+        while True:
             self._news.clear()
             if self._failure is not None:
                 raise self._failure
-            data = self._source.take()
-            if data:
+            if self._source.done:
+                return
+            if data := self._source.take():
                 await self._write(data)
                 self._last_chunk = self._last
             elif not self._source.done:
