@@ -351,11 +351,14 @@ class EngineLoop(Generic[Peer]):
             self._owner[request.request_id] = peer
 
     def _send(self, outputs: list[ChoiceOutput]) -> None:
+        owner, live = self._owner, self.core.roster.requests
         batches: dict[Peer, list[ChoiceOutput]] = {}
+        ended = []
         for output in outputs:
-            batches.setdefault(self._owner[output.request], []).append(output)
+            batches.setdefault(owner[output.request], []).append(output)
+            if output.finish is not None and output.request not in live:
+                ended.append(output.request)
         for peer, items in batches.items():
             self._port.send(peer, Outputs(self.core.epoch, self.core.scheduler.number, items))
-        for output in outputs:
-            if output.finish is not None and output.request not in self.core.roster.requests:
-                self._owner.pop(output.request, None)
+        for request in ended:
+            owner.pop(request, None)

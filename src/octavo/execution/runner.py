@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from octavo.execution.decode_rows import DecodeRows
 from octavo.execution.layout import ABI, HEADER, LAYOUT_HASH, MAGIC, MAX_STOP_IDS
 from octavo.execution.step import ExecutionFacts, RowRun, RunResult, SlotOpen, Step, StepResult, TokenLogprobs
 from octavo.sampling_params import SamplingParams, pack_bad_words
@@ -44,6 +45,7 @@ class Runner:
         self._slots = executor.slots
         self._header = executor.step["header"]
         self._windows = [(group.index, group.window) for group in executor.facts.groups]
+        self._decodes = DecodeRows(executor.facts, executor.step)
         self._wants_logprobs: dict[int, int] = {}  # slot -> number of top logprobs asked for
         self._prompt_tops: dict[int, int] = {}  # the same for the prompt's
         self._header[H["magic"]], self._header[H["abi"]], self._header[H["hash"]] = MAGIC, ABI, LAYOUT_HASH
@@ -59,15 +61,26 @@ class Runner:
         page = self._slots["page"]
         for added in step.pages:
             page[added.slot, added.group, added.first : added.first + len(added.pages)] = added.pages
-        rows = self._write_rows(step.runs)
-        logit_rows = self._write_logit_rows(step.runs)
+        decodes = self._decodes.fits(step.runs)
+        if decodes:
+            self._decodes.write(step.runs)
+            rows, logit_rows = len(step.runs), [(index, -1) for index in range(len(step.runs))]
+        else:
+            self._decodes.forget()
+            rows, logit_rows = self._write_rows(step.runs), self._write_logit_rows(step.runs)
         self._write_header(step, rows, len(logit_rows))
         native = time.perf_counter()
         finished = self._executor.execute() if rows or step.zero_pages or step.copy_pages else True
         native = time.perf_counter() - native
         loops = int(self._header[H["loops_done"]])
-        runs = self._results(step, logit_rows, loops)
-        return StepResult(step.number, runs, self._stats(step, rows, loops, native, begin), not finished and loops == 0)
+        if decodes and not self._wants_logprobs and not self._header[H["nonfinite"]]:
+            runs = self._decodes.results(loops)
+        else:
+            runs = self._results(step, logit_rows, loops)
+        keys = self._decodes.visible_keys(loops) if decodes else self._visible_keys(rows)
+        return StepResult(
+            step.number, runs, self._stats(step, rows, loops, keys, native, begin), not finished and loops == 0
+        )
 
     # -- the slot table ------------------------------------------------------------------------------------------------
 
@@ -115,18 +128,12 @@ class Runner:
         count, rows = len(runs), sum(run.count for run in runs)
         if rows > self.facts.max_rows or count > self.facts.max_seqs:
             raise ValueError(f"step of {rows} rows and {count} sequences exceeds the bounds")
-        if all(run.count == 1 for run in runs):
-            row_slot[:count] = [run.slot for run in runs]
-            row_pos[:count] = [run.start for run in runs]
-            view["seq_row"][: count + 1] = range(count + 1)
-            at = count
-        else:
-            for index, run in enumerate(runs):
-                row_slot[at : at + run.count] = run.slot
-                row_pos[at : at + run.count] = range(run.start, run.start + run.count)
-                view["seq_row"][index] = at
-                at += run.count
-            view["seq_row"][count] = at
+        for index, run in enumerate(runs):
+            row_slot[at : at + run.count] = run.slot
+            row_pos[at : at + run.count] = range(run.start, run.start + run.count)
+            view["seq_row"][index] = at
+            at += run.count
+        view["seq_row"][count] = at
         view["seq_slot"][:count] = [run.slot for run in runs]
         high = row_pos[:at] + 1
         for index, window in self._windows:
@@ -200,9 +207,11 @@ class Runner:
             int(view["out_token"][at]), float(view["out_logprob"][at]), int(view["out_rank"][at]), pairs
         )
 
-    def _stats(self, step: Step, rows: int, loops: int, native: float, begin: float) -> StepStats:
+    def _visible_keys(self, rows: int) -> int:
+        return int(self._step["row_hi"][0, :rows].sum()) if self._windows else 0
+
+    def _stats(self, step: Step, rows: int, loops: int, keys: int, native: float, begin: float) -> StepStats:
         decode = sum(1 for run in step.runs if run.count == 1 and run.sample)
-        keys = int(self._step["row_hi"][0, :rows].sum()) if self._windows else 0
         return StepStats(
             step=step.number,
             prefill_rows=rows - decode,
