@@ -48,7 +48,7 @@ void packed(const uint8_t* w, i64 v0, i64 v1, const Rows& acts, i64 rows, float*
   const i64 panel = packed_panel<W>(acts.K);
   for (i64 v = v0; v < v1; v += NV) {
     row_tiles<R>(rows, [&](i64 r, auto n) {
-      packed_tile<W, n.value, NV>(w + v / 2 * panel, static_cast<int>(v % 2), STREAM && r == 0, acts.from(r), out + r * ld + v * 16, ld);
+      packed_tile<W, n.value, NV>(w + v / 2 * panel, static_cast<int>(v % 2), STREAM && r == 0 && v % 2 == 0, acts.from(r), out + r * ld + v * 16, ld);
     });
   }
 }
@@ -94,9 +94,8 @@ void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64
       return;
     }
   }
-  const i64 vectors = panels * 2, wide = rows <= kWideRows ? vectors / kWideVectors * kWideVectors : 0;
-  packed<W, kWideRows, kWideVectors>(w, 0, wide, from, rows, out, ld);
-  packed<W, kTileRows, kTileVectors>(w, wide, vectors, from, rows, out, ld);
+  if (rows == 1) return packed<W, 1, 2>(w, 0, panels * 2, from, rows, out, ld);
+  packed<W, kTileRows, kTileVectors>(w, 0, panels * 2, from, rows, out, ld);
 }
 
 // d * (q - zero) + m, product and sum rounded once each in every variant: equal to dequantizing the file.

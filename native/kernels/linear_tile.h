@@ -6,13 +6,15 @@
 // formats: f = fma(w, x, f), k ascending. A block of K that ends leaves f in `out` and the next goes on from there.
 //
 // Tiles read the packed bytes directly, or a panel that was unpacked in the scratch (formats.cc says from how many rows):
-// a panel stays in L1 or L2 while the rows run over it. Few rows take several panels at once, since one stream of loads
-// does not fill the memory.
-// Tried and dropped, one thread of a Zen 5: direct 4 x 2 tiles on avx512 (SmolLM2's linears, Q4_1, tokens a second, 16, 32
-// and 512 rows: 2,670, 2,820, 3,220 against 2,700, 2,800, 3,310 of 6 x 2). On avx2, GOP/s of 512 rows, K 1536: Q4_1 4 x 1
-// tiles 298, 6 x 1 304; 4 x 1 212 while gcc reassociated the sums of 16 bits (all products first, spilled). Sums of Q5_0 and
-// Q6_K widened every 4 and 2 products, against sums that begin at the zero point's share: direct 4 x 1 191 and 113 against
-// 214 and 137, unpacked 6 x 1 295 and 217 against 286 and 230: Q5_0 lost there. Q8_0 widened to 16 bits, 4 x 1: 119, now 186.
+// a panel stays in L1 or L2 while the rows run over it. One row takes a whole panel at once: the bytes are one stream.
+// Tried and dropped, two threads of a Zen 5, one row from memory that gave 42 to 44 GB/s to a plain read: two panels at
+// once, prefetched 4, 8 and 16 steps ahead: Q4_K 34, 35 and 36 GB/s, Q6_K 38, 39 and 38, Q4_1 36, 35 and 36. One panel, 8
+// and 16 steps ahead: Q4_K 42 and 42, Q6_K 41 and 41, Q4_1 43 and 43. One thread of a Zen 5: direct 4 x 2 tiles on avx512
+// (SmolLM2's linears, Q4_1, tokens a second, 16, 32 and 512 rows: 2,670, 2,820, 3,220 against 2,700, 2,800, 3,310 of 6 x
+// 2). On avx2, GOP/s of 512 rows, K 1536: Q4_1 4 x 1 tiles 298, 6 x 1 304; 4 x 1 212 while gcc reassociated the sums of 16
+// bits (all products first, spilled). Sums of Q5_0 and Q6_K widened every 4 and 2 products, against sums that begin at the
+// zero point's share: direct 4 x 1 191 and 113 against 214 and 137, unpacked 6 x 1 295 and 217 against 286 and 230: Q5_0
+// lost there. Q8_0 widened to 16 bits, 4 x 1: 119, now 186.
 #pragma once
 #include "../simd/simd.h"
 
@@ -23,19 +25,19 @@ namespace {
 
 // The sizes of tiles follow from the registers: int and float sums of rows x vectors, plus weights, plus one activation.
 #if defined(__AVX512F__)
-// 32 zmm: 6 x 2 and 3 x 4 tiles hold 12 + 12 sums; floats 6 x 4 hold 24.
-constexpr int kWideRows = 3, kWideVectors = 4, kTileRows = 6, kTileVectors = 2;
+// 32 zmm: 6 x 2 tiles hold 12 + 12 sums; floats 6 x 4 hold 24.
+constexpr int kTileRows = 6, kTileVectors = 2;
 constexpr int kFloatRows = 6, kFloatVectors = 4, kFloatWide = 8;
 #elif defined(__AVX2__)
 // 16 ymm, two a vector: 6 x 1 tiles hold 12 sums of 16 bits, the float sums live in L1; floats 6 x 1 hold 12 sums.
-constexpr int kWideRows = 1, kWideVectors = 4, kTileRows = 6, kTileVectors = 1;
+constexpr int kTileRows = 6, kTileVectors = 1;
 constexpr int kFloatRows = 6, kFloatVectors = 1, kFloatWide = 4;
 #else
 // 16 xmm, four a vector.
-constexpr int kWideRows = 1, kWideVectors = 2, kTileRows = 2, kTileVectors = 1;
+constexpr int kTileRows = 2, kTileVectors = 1;
 constexpr int kFloatRows = 2, kFloatVectors = 1, kFloatWide = 2;
 #endif
-constexpr i64 kAhead = 4;  // steps (2.2 to 4.3 KiB) that the weight stream is prefetched ahead
+constexpr i64 kAhead = 8;  // steps (4.5 to 8.5 KiB) that the weight stream is prefetched ahead: 100 to 200 ns of it
 
 template <int N>
 struct Index {
@@ -59,9 +61,9 @@ struct Rows {
   Rows from(i64 r) const { return {acts + r * stride, stride, K}; }
 };
 
-// Group S of step b (32 k): R rows x NV vectors of dots, into f. place(v) and half(v): the block and the half of vector v.
-template <class W, int S, int R, int NV, class Place, class Half>
-inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], Place place, Half half) {
+// Group S of step b (32 k): R rows x NV vectors of dots, into f. half(v): the half of the block that vector v is.
+template <class W, int S, int R, int NV, class Half>
+inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], const uint8_t* block, Half half) {
   using namespace simd;
   const i64 s = b % (W::kSpan / 32);
   constexpr int kEach = W::kGroups == 1 ? 2 : 1;  // 8 quads a group, or 4
@@ -76,20 +78,20 @@ inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], Pl
   unroll<0, 4 * kEach>([&](auto n) OCTAVO_INLINE {
     constexpr int q = kEach == 2 ? n.value / 2 + n.value % 2 * 4 : S * 4 + n.value;
     I w[NV];
-    unroll<0, NV>([&](auto v) OCTAVO_INLINE { w[v.value] = W::template quad<q>(place(v.value), s, half(v.value)); });
+    unroll<0, NV>([&](auto v) OCTAVO_INLINE { w[v.value] = W::template quad<q>(block, s, half(v.value)); });
     unroll<0, R>([&](auto r) OCTAVO_INLINE {
       const Quad x = quad(rows.x(r.value) + b * 32 + q * 4);
       unroll<0, NV>([&](auto v) OCTAVO_INLINE { dot[r.value][v.value].template step<n.value>(w[v.value], x); });
     });
   });
   unroll<0, NV>([&](auto v) OCTAVO_INLINE {
-    const F d = W::d(place(v.value), s, half(v.value), S);
+    const F d = W::d(block, s, half(v.value), S);
     unroll<0, R>([&](auto r) OCTAVO_INLINE {
       F& to = f[r.value][v.value];
       to = fma(to_f(dot[r.value][v.value].total()), mul(d, set1(rows.scale(r.value)[b])), to);
     });
     if constexpr (W::kMin) {
-      const F m = W::m(place(v.value), s, half(v.value));
+      const F m = W::m(block, s, half(v.value));
       unroll<0, R>([&](auto r) OCTAVO_INLINE {
         F& to = f[r.value][v.value];
         to = fma(m, set1(rows.scaled_sum(r.value)[b]), to);
@@ -98,28 +100,22 @@ inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], Pl
   });
 }
 
-// R rows x NV vectors over the packed bytes, whole K. Vector v is half v % 2 of panel v / 2; a single one is `half`.
+// R rows x NV vectors over the packed bytes of a panel, whole K: both halves, or only `half`.
 // stream: the bytes come from memory, not from the cache where the first rows left them.
 template <class W, int R, int NV>
 void packed_tile(const uint8_t* w, int half, bool stream, const Rows& rows, float* out, i64 ld) {
   using namespace simd;
   constexpr i64 kSteps = W::kSpan / 32, kStep = W::kBlock / kSteps;  // steps of a block, bytes that a step streams
-  const i64 steps = rows.K / 32, panel = steps * kStep;
+  const i64 steps = rows.K / 32;
   F f[R][NV];
   unroll<0, R>([&](auto r) OCTAVO_INLINE { unroll<0, NV>([&](auto v) OCTAVO_INLINE { f[r.value][v.value] = zero(); }); });
-  constexpr int kPanels = NV < 2 ? 1 : NV / 2;
   for (i64 b = 0; b < steps; b++) {
     const uint8_t* at = w + b / kSteps * W::kBlock;
-    // The last steps of a panel fetch the first ones of the panel that comes after all kPanels.
-    const uint8_t* ahead = w + (b + kAhead) * kStep + (b + kAhead < steps ? 0 : (kPanels - 1) * panel);
-    if (stream) {
-      unroll<0, kPanels>([&](auto p) OCTAVO_INLINE {
-        for (i64 i = 0; i < kStep; i += 64) prefetch(ahead + p.value * panel + i);
-      });
+    if (stream) {  // the last steps of a panel fetch the first ones of the next
+      for (i64 i = 0; i < kStep; i += 64) prefetch(w + (b + kAhead) * kStep + i);
     }
-    const auto place = [&](int v) OCTAVO_INLINE { return NV == 1 ? at : at + v / 2 * panel; };
-    const auto side = [&](int v) OCTAVO_INLINE { return NV == 1 ? half : v % 2; };
-    unroll<0, W::kGroups>([&](auto g) OCTAVO_INLINE { group<W, g.value>(rows, b, f, place, side); });
+    const auto side = [&](int v) OCTAVO_INLINE { return NV == 1 ? half : v; };
+    unroll<0, W::kGroups>([&](auto g) OCTAVO_INLINE { group<W, g.value>(rows, b, f, at, side); });
   }
   unroll<0, R>([&](auto r) OCTAVO_INLINE {
     unroll<0, NV>([&](auto v) OCTAVO_INLINE { store(out + r.value * ld + v.value * 16, f[r.value][v.value]); });
