@@ -162,7 +162,8 @@ struct Variant {
 //              then number of column groups, each: unit (columns of a work unit per weight), units, N (columns of the
 //              output per weight), number of weights (2: gate and up, tile = unit columns of the first, then unit columns
 //              of the second), each weight {ptr, Format ptr}, number of epilogue ops, each {TileFn, n, args...}.
-//              Work units of all groups are numbered in order; a thread takes adjacent ones.
+//              Work units of all groups are numbered in order; a thread takes adjacent ones. Where rows are many a unit is
+//              taken in parts of its rows.
 //              unit is a multiple of 32 and of the head size where heads matter. The last unit may be narrower: its tile
 //              has cols = N - col0 and its weight has ceil(cols / 32) panels left; columns that pad a panel are computed
 //              into the tile's memory and not counted in cols. With two weights N is a multiple of unit, always (a padded
@@ -173,6 +174,7 @@ struct Variant {
 //              col0 = first column of those heads in [heads * head_dim]
 // "sample"     0 logits ptr f32 [chunk rows][ld] 1 ld 2 vocabulary 3 workspace ptr 4 workspace bytes 5 rows[dim] of the chunk
 //              result row of chunk row i: header.result_first + header.logit_first + i
+// NAME.ahead, where it exists: called before the barrier in front of node NAME with its arguments; it may prefetch.
 // RowFn  "row.rms_norm"   0 weight ptr f32 [K] 1 eps f
 // TileFn "tile.bias"      0 ptr f32 [N]
 //        "tile.rope"      0 cos ptr f32 [positions][rotary/2] 1 sin ptr 2 head_dim 3 rotary   (halves: x[i], x[i + rotary/2])

@@ -112,6 +112,7 @@ struct Pass {
         if (machine.profiling_) begin = nanoseconds();
       }
       node.kernel(node.args.data(), run);
+      if (node.ahead_of_next != nullptr) node.ahead_of_next(program.nodes[i + 1].args.data(), run);
       machine.team_.barrier();
       if (run.thread == 0 && machine.profiling_) machine.times_[static_cast<size_t>(id)][i] += nanoseconds() - begin;
     }
@@ -286,6 +287,8 @@ int Machine::load(const i64* image, size_t words, const std::vector<std::string>
         default: refuse("unknown kind of argument in '" + node.name + "'");
       }
     }
+    const void* ahead = find_entry(*variant_, node.name + ".ahead");
+    if (n > 0) program->nodes.back().ahead_of_next = reinterpret_cast<Kernel>(const_cast<void*>(ahead));
     program->nodes.push_back(std::move(node));
   }
   if (program->dims.size() > kMaxDims) refuse("more than 64 different dimensions");

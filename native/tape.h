@@ -43,6 +43,7 @@ struct LoadedNode {
   std::string name;
   i64 region;
   std::vector<i64> args;
+  Kernel ahead_of_next = nullptr;  // NAME.ahead of the node that follows (kernel.h)
 };
 
 struct Program {

@@ -1,4 +1,4 @@
-// A panel of format W taken apart in a thread's scratch, where enough rows pay for it: per 32 k 1024 bytes of codes (8 rows
+// Steps of a panel of format W taken apart in a thread's scratch, where enough rows pay for it: per 32 k 1024 bytes of codes (8 rows
 // of quads a half), 32 float d (32 more for a second group), 32 float m where W has minima. Same codes, same d and m, so
 // the same bits as from W itself.
 #pragma once
@@ -26,13 +26,12 @@ struct Unpacked {
     simd::storei(to + (c * 8 + Q) * 64, W::template quad<Q>(block, s, c));
     if constexpr (Q < 7) unpack_quads<Q + 1>(block, s, c, to);
   }
-  // A panel of K at w to K / 32 blocks at `to`.
-  static void unpack(const uint8_t* w, i64 K, uint8_t* to) {
-    constexpr i64 kSteps = W::kSpan / 32, kStep = W::kBlock / kSteps, kAhead = 8;
-    for (i64 b = 0; b < K / 32; b++, to += kBlock) {
+  // The first steps of the blocks at w to as many blocks at `to`.
+  static void unpack(const uint8_t* w, i64 steps, uint8_t* to) {
+    constexpr i64 kSteps = W::kSpan / 32;
+    for (i64 b = 0; b < steps; b++, to += kBlock) {
       const uint8_t* block = w + b / kSteps * W::kBlock;
       const i64 s = b % kSteps;
-      for (i64 i = 0; i < kStep; i += 64) simd::prefetch(w + (b + kAhead) * kStep + i);
       for (int c = 0; c < 2; c++) {
         unpack_quads<0>(block, s, c, to);
         float* scales = reinterpret_cast<float*>(to + 1024) + c * 16;

@@ -42,60 +42,98 @@ inline void row_tiles(i64 rows, const Fn& body) {
   }
 }
 
-// Vectors [v0, v1) of 16 columns, NV at a time (v1 - v0 is a multiple of NV), all rows, at most R at a time.
-template <class W, int R, int NV, bool STREAM = true>
-void packed(const uint8_t* w, i64 v0, i64 v1, const Rows& acts, i64 rows, float* out, i64 ld) {
-  const i64 panel = packed_panel<W>(acts.K);
-  for (i64 v = v0; v < v1; v += NV) {
-    row_tiles<R>(rows, [&](i64 r, auto n) {
-      packed_tile<W, n.value, NV>(w + v / 2 * panel, static_cast<int>(v % 2), STREAM && r == 0 && v % 2 == 0, acts.from(r), out + r * ld + v * 16, ld);
-    });
-  }
-}
-
-// Rows from which a panel is unpacked first; 0: never. Where decoding a code takes more than a nibble's mask and shift, the
-// tiles of many rows pay for it again and again. Measured on one core of a Zen 5 by CPU time, K 1536, GOP/s direct /
-// unpacked, in separate runs while other work shared the memory, so within 10 % nothing is decided:
-//   avx512  Q4_K 16 rows 482 / 380, 32: 611 / 630, 512: 600 / 722   Q6_K 16: 414 / 338, 32: 529 / 572, 512: 527 / 648
-//           Q5_0 32: 717 / 667, 512: 734 / 744   Q4_1 32: 654 / 546, 512: 709 / 732
-//   avx2    Q4_K 8: 200 / 184, 32: 257 / 284, 512: 261 / 308   Q6_K 8: 127 / 137, 32: 150 / 210, 512: 175 / 226
+// Rows from which a chunk is unpacked first; 0: never. Where decoding a code takes more than a nibble's mask and shift, the
+// tiles of many rows pay for it again and again. Two threads of a Zen 5, weights from memory that gave 48 GB/s, GOP/s
+// unpacked from 12 and 8 rows / from 16 and 12: Q4_K (K 1536) 12 rows 1,127 / 1,167; Q6_K (K 8960) 8 rows 735 / 821. Q4_1 (K
+// 576) unpacked from 32 / 64 rows: 32 rows 1,295 / 1,392, 128 rows 1,379 / 1,402; direct 512 rows 1,375 against 1,380.
+// One core by CPU time, before tiles shared the reading, K 1536, direct / unpacked:
+//   avx512  Q5_0 32 rows 717 / 667, 512: 734 / 744
+//   avx2    Q4_K 8 rows 200 / 184, 32: 257 / 284, 512: 261 / 308   Q6_K 8: 127 / 137, 32: 150 / 210, 512: 175 / 226
 //           Q5_0 8: 178 / 173, 32: 215 / 259, 512: 217 / 276   Q4_1 8: 235 / 179, 32: 294 / 268, 512: 304 / 311
 template <class W>
 constexpr i64 kUnpackRows = 0;
-#if defined(__AVX512F__)
-template <>
-constexpr i64 kUnpackRows<Q4_K> = 32;
-template <>
-constexpr i64 kUnpackRows<Q6_K> = 32;
-#else
 template <>
 constexpr i64 kUnpackRows<Q4_K> = 16;
+#if defined(__AVX512F__)
+template <>
+constexpr i64 kUnpackRows<Q6_K> = 12;
+#else
 template <>
 constexpr i64 kUnpackRows<Q5_0> = 16;
 template <>
 constexpr i64 kUnpackRows<Q6_K> = 8;
 #endif
+// Steps that all rows run over before the next ones: at most 18, packed 16 KiB with the next ones, unpacked 23 KiB, beside
+// the activations in an L1 of 32 KiB. Chunks of 32 are slower (Q4_K, 8 rows, K 1536: 815 against 1,070 GOP/s). For many rows
+// a chunk is the whole panel, since each tile loads and stores its sums (512 rows: chunks of 16 cost 5 %).
+constexpr i64 kChunk = 18, kWholeRows = 96;
+template <class W>
+i64 chunk_of(i64 steps, i64 rows) {
+  if (rows >= kWholeRows) return steps;
+  if (W::kSpan > 32) return kChunk / (W::kSpan / 32) * (W::kSpan / 32);
+  const i64 chunks = (steps + kChunk - 1) / kChunk;
+  return (steps + chunks - 1) / chunks;
+}
 
 template <class W>
 i64 packed_scratch(i64 K) {
   return kUnpackRows<W> ? K / 32 * Unpacked<W>::kBlock : 0;
 }
 
+// One tile of rows: panels in a single stream, prefetched kAhead steps ahead.
+template <class W, int R, int NV>
+void one_tile(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float* out, i64 ld) {
+  constexpr i64 kStep = W::kBlock / (W::kSpan / 32);
+  for (i64 p = 0; p < panels; p++, w += packed_panel<W>(acts.K), out += 32) {
+    for (int v = 0; v < 2; v += NV) {
+      const uint8_t* from = w + kAhead * kStep;
+      const Ahead ahead = {from, v == 0 ? from + acts.K / 32 * kStep : from, (kStep + 63) / 64};
+      with_rows<R>(rows, [&](auto n) { packed_tile<W, n.value, NV>(w, 0, acts.K / 32, v, ahead, acts, out + v * 16, ld); });
+    }
+  }
+}
+
+// Several tiles of rows over a chunk of steps, which stays in L1. Each asks for its part of the next chunk, so that memory
+// is read evenly. Where the first tile or the unpacking read it all, the rest left the memory idle: 8, 16 and 32 rows of Q4_K
+// took 306, 470 and 913 us against 206, 391 and 709.
+template <class W, bool UNPACK>
+void many_tiles(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float* out, i64 ld, uint8_t* scratch) {
+  constexpr int kVectors = kTileVectors;
+  constexpr i64 kStep = W::kBlock / (W::kSpan / 32);
+  const i64 steps = acts.K / 32, chunk = chunk_of<W>(steps, rows);
+  const i64 tiles = (rows + kTileRows - 1) / kTileRows * (2 / kVectors);
+  const i64 lines = (kStep + 64 * tiles - 1) / (64 * tiles);
+  for (i64 p = 0; p < panels; p++, out += 32) {
+    for (i64 b0 = 0; b0 < steps; b0 += chunk) {
+      const i64 b1 = least(steps, b0 + chunk), bytes = (b1 - b0) * kStep;
+      Ahead ahead = {w + bytes, w + 2 * bytes, lines};
+      if constexpr (UNPACK) Unpacked<W>::unpack(w, b1 - b0, scratch);
+      for (int v = 0; v < 2; v += kVectors) {
+        row_tiles<kTileRows>(rows, [&](i64 r, auto n) {
+          float* to = out + r * ld + v * 16;
+          if constexpr (UNPACK) {
+            packed_tile<Unpacked<W>, n.value, kVectors>(scratch, b0, b1, v, ahead, acts.from(r), to, ld);
+          } else {
+            packed_tile<W, n.value, kVectors>(w, b0, b1, v, ahead, acts.from(r), to, ld);
+          }
+          ahead.from += (b1 - b0) * lines * 64;
+        });
+      }
+      w += bytes;
+    }
+  }
+}
+
 template <class W>
 void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld,
                    uint8_t* scratch) {
   const Rows from = {acts, act_row_bytes(K), K};
+  if (rows == 1) return one_tile<W, 1, 2>(w, panels, from, 1, out, ld);
+  if (rows <= kTileRows) return one_tile<W, kTileRows, kTileVectors>(w, panels, from, rows, out, ld);
   if constexpr (kUnpackRows<W> != 0) {
-    if (rows >= kUnpackRows<W>) {
-      for (i64 p = 0; p < panels; p++) {
-        Unpacked<W>::unpack(w + p * packed_panel<W>(K), K, scratch);
-        packed<Unpacked<W>, kTileRows, kTileVectors, false>(scratch, 0, 2, from, rows, out + p * 32, ld);
-      }
-      return;
-    }
+    if (rows >= kUnpackRows<W>) return many_tiles<W, true>(w, panels, from, rows, out, ld, scratch);
   }
-  if (rows == 1) return packed<W, 1, 2>(w, 0, panels * 2, from, rows, out, ld);
-  packed<W, kTileRows, kTileVectors>(w, 0, panels * 2, from, rows, out, ld);
+  many_tiles<W, false>(w, panels, from, rows, out, ld, scratch);
 }
 
 // d * (q - zero) + m, product and sum rounded once each in every variant: equal to dequantizing the file.

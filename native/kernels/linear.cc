@@ -2,8 +2,9 @@
 // the work units of all column groups and runs the epilogue on each tile while it is in cache. Knows formats and
 // ops by their functions only. Arguments: see kernel.h.
 //
-// A tile holds one unit, or several adjacent units of a group where rows are few: ops see more columns at once, and several
-// panels are in flight. Where all rows of a tile do not fit the scratch it is done in blocks of rows.
+// A tile holds one unit, or several adjacent units of a group where rows are few: ops see more columns at once. Where all
+// rows of a tile do not fit the scratch it is done in blocks of rows. Tried and dropped: four panels in turn over 512 rows,
+// so that the rows come from L2: no difference (Q4_K, K 1536 and 8960).
 #include "quantize_row.h"
 
 OCTAVO_BEGIN
@@ -11,10 +12,15 @@ namespace {
 
 // 64 KiB of tile: what a decode step gathers into one call, small beside a 512 KiB L2.
 constexpr i64 kTileFloats = 16384;
+// 32 lines: what a core has in flight; the hardware's prefetchers go on from there.
+constexpr i64 kAheadBytes = 2048;
 
 inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
 inline i64 most(i64 a, i64 b) { return a > b ? a : b; }
 inline i64 whole(i64 n, i64 unit) { return (n + unit - 1) / unit * unit; }
+
+// A unit is divided by rows too where there are many, since 15 units are 7 and 8 for two threads. 16 rows are three tiles.
+inline i64 parts_of(i64 rows) { return rows < 32 ? 1 : least(rows / 16, 4); }
 
 // A list of ops: count, then {function, n, args...}.
 struct Ops {
@@ -66,7 +72,7 @@ void prepare(const Phase& phase, const Run& run, i64 first, i64 last, uint8_t* a
     const i64 from = phase.gather ? phase.gather[run.step->header[H_logit_first] + r] : r;
     const float* src = phase.src + from * phase.src_ld;
     if (phase.quantized && phase.prologue.count == 0) {
-      quantize_row(src, phase.K, row, 0, phase.K / 32);
+      quantize_row(src, phase.K, row);
       continue;
     }
     float* to = phase.quantized ? x : reinterpret_cast<float*>(row);
@@ -75,26 +81,31 @@ void prepare(const Phase& phase, const Run& run, i64 first, i64 last, uint8_t* a
     for (i64 i = 0; i < phase.prologue.count; i++, op += 2 + op[1]) {
       reinterpret_cast<RowFn>(op[0])(op + 2, run, r, to, phase.K);
     }
-    if (phase.quantized) quantize_row(to, phase.K, row, 0, phase.K / 32);
+    if (phase.quantized) quantize_row(to, phase.K, row);
   }
 }
 
-// Units [first, last) of a group: tiles in `room` (bytes) behind the scratch of the formats.
-void run_units(const Group& group, i64 first, i64 last, const Phase& phase, const Run& run, const uint8_t* acts,
+// Units [first, last) and rows [row0, row1) of a phase.
+struct Piece {
+  i64 first, last, row0, row1;
+};
+
+// A piece of one group: tiles in `room` (bytes) behind the scratch of the formats.
+void run_units(const Group& group, const Piece& piece, const Phase& phase, const Run& run, const uint8_t* acts,
                uint8_t* scratch, i64 room) {
   i64 own = 0;
   for (i64 i = 0; i < group.weights; i++) own = most(own, whole(group.weight[i].format->scratch_bytes(phase.K), 64));
   float* data = reinterpret_cast<float*>(scratch + own);
-  const i64 floats = (room - own) / 4, width = group.unit * group.weights;
-  const i64 most_units = most(1, least(kTileFloats, floats) / (phase.rows * width));
-  for (i64 u = first; u < last;) {
-    const i64 units = least(most_units, last - u);
+  const i64 rows = piece.row1 - piece.row0, floats = (room - own) / 4, width = group.unit * group.weights;
+  const i64 most_units = most(1, least(kTileFloats, floats) / (rows * width));
+  for (i64 u = piece.first; u < piece.last;) {
+    const i64 units = least(most_units, piece.last - u);
     const i64 col0 = u * group.unit, cols = least(units * group.unit, group.N - col0);
     const i64 padded = whole(cols, 32), ld = padded * group.weights;
-    const i64 block = least(phase.rows, floats / ld);
+    const i64 block = least(rows, floats / ld);
     if (block < 1) __builtin_trap();  // the plan gives room for a row of every unit: anything else would write elsewhere
-    for (i64 r = 0; r < phase.rows; r += block) {
-      Tile tile = {data, ld, least(block, phase.rows - r), r, group.weights == 1 ? cols : ld, col0};
+    for (i64 r = piece.row0; r < piece.row1; r += block) {
+      Tile tile = {data, ld, least(block, piece.row1 - r), r, group.weights == 1 ? cols : ld, col0};
       for (i64 i = 0; i < group.weights; i++) {
         const Format& format = *group.weight[i].format;
         format.linear(group.weight[i].data + col0 / 32 * format.panel_bytes(phase.K), phase.K, padded / 32,
@@ -104,6 +115,18 @@ void run_units(const Group& group, i64 first, i64 last, const Phase& phase, cons
       for (i64 i = 0; i < group.ops.count; i++, op += 2 + op[1]) reinterpret_cast<TileFn>(op[0])(op + 2, run, tile);
     }
     u += units;
+  }
+}
+
+// A piece of the units of all groups; `at` is the list of groups.
+void run_piece(const i64* at, i64 groups, const Piece& piece, const Phase& phase, const Run& run, const uint8_t* acts,
+               i64 used) {
+  i64 base = 0;
+  for (i64 g = 0; g < groups; g++) {
+    const Group group = take_group(at);
+    const Piece own = {most(piece.first, base) - base, least(piece.last, base + group.units) - base, piece.row0, piece.row1};
+    if (own.first < own.last) run_units(group, own, phase, run, acts, run.scratch + used, run.scratch_bytes - used);
+    base += group.units;
   }
 }
 
@@ -126,32 +149,67 @@ const uint8_t* activations(const Phase& phase, const Run& run, i64& used) {
   return run.scratch + one;
 }
 
-void linear(const i64* args, const Run& run) {
+Phase take_phase(const i64* args, const Run& run, const i64*& at) {
   Phase phase = {run.dims[args[0]], args[1], reinterpret_cast<const float*>(args[2]), args[3],
                  reinterpret_cast<uint8_t*>(args[4]), args[5] != 0, args[6], reinterpret_cast<const int32_t*>(args[7]), {}};
-  if (phase.rows <= 0) return;
-  const i64* at = args + 8;
+  at = args + 8;
   phase.prologue = take_ops(at);
-  i64 used;
-  const uint8_t* acts = activations(phase, run, used);
-  const i64 groups = *at++;
-  const i64* head = at;
+  return phase;
+}
+
+i64 count_units(const i64* at, i64 groups) {
   i64 units = 0;
   for (i64 g = 0; g < groups; g++) units += take_group(at).units;
-  for (Share share; take(run, 1, units, share);) {
-    i64 base = 0;
-    at = head;
-    for (i64 g = 0; g < groups; g++) {
-      const Group group = take_group(at);
-      const i64 from = most(share.begin, base) - base, to = least(share.end, base + group.units) - base;
-      if (from < to) run_units(group, from, to, phase, run, acts, run.scratch + used, run.scratch_bytes - used);
-      base += group.units;
+  return units;
+}
+
+// Items [begin, end): `parts` of each unit, parts of rows.
+void run_items(const i64* at, i64 groups, Share items, i64 parts, const Phase& phase, const Run& run, const uint8_t* acts,
+               i64 used) {
+  while (items.begin < items.end) {
+    const i64 unit = items.begin / parts, part = items.begin % parts, left = items.end - items.begin;
+    if (part == 0 && left >= parts) {
+      run_piece(at, groups, {unit, unit + left / parts, 0, phase.rows}, phase, run, acts, used);
+      items.begin += left / parts * parts;
+    } else {
+      const i64 end = least(parts, part + left);
+      run_piece(at, groups, {unit, unit + 1, phase.rows * part / parts, phase.rows * end / parts}, phase, run, acts, used);
+      items.begin += end - part;
     }
+  }
+}
+
+void linear(const i64* args, const Run& run) {
+  const i64* at;
+  const Phase phase = take_phase(args, run, at);
+  if (phase.rows <= 0) return;
+  i64 used;
+  const uint8_t* acts = activations(phase, run, used);
+  const i64 groups = *at++, parts = parts_of(phase.rows), items = count_units(at, groups) * parts;
+  for (Share share; take(run, 1, items, share);) run_items(at, groups, share, parts, phase, run, acts, used);
+}
+
+// What this thread will read first in the node after a barrier, fetched while it waits there.
+void linear_ahead(const i64* args, const Run& run) {
+  const i64* at;
+  const Phase phase = take_phase(args, run, at);
+  if (phase.rows <= 0) return;
+  const i64 groups = *at++;
+  i64 unit = count_units(at, groups) * run.thread / run.threads;
+  for (i64 g = 0; g < groups; g++) {
+    const Group group = take_group(at);
+    if (unit < group.units) {
+      const Weight& weight = group.weight[0];
+      const uint8_t* first = weight.data + unit * group.unit / 32 * weight.format->panel_bytes(phase.K);
+      for (i64 i = 0; i < kAheadBytes; i += 64) simd::prefetch(first + i);
+      return;
+    }
+    unit -= group.units;
   }
 }
 
 }  // namespace
 
-OCTAVO_ENTRIES(linear, {"linear", OCTAVO_FN(linear)})
+OCTAVO_ENTRIES(linear, {"linear", OCTAVO_FN(linear)}, {"linear.ahead", OCTAVO_FN(linear_ahead)})
 
 OCTAVO_END

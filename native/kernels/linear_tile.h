@@ -5,8 +5,7 @@
 // folded in as -zero * sum(x); then f = fma(float(dot), d * scale, f) and, with minima, f = fma(m, scaled_sum, f). Float
 // formats: f = fma(w, x, f), k ascending. A block of K that ends leaves f in `out` and the next goes on from there.
 //
-// Tiles read the packed bytes directly, or a panel that was unpacked in the scratch (formats.cc says from how many rows):
-// a panel stays in L1 or L2 while the rows run over it. One row takes a whole panel at once: the bytes are one stream.
+// Tiles read the packed bytes directly, or steps of a panel that were unpacked in the scratch (formats.cc says when).
 // Tried and dropped, two threads of a Zen 5, one row from memory that gave 42 to 44 GB/s to a plain read: two panels at
 // once, prefetched 4, 8 and 16 steps ahead: Q4_K 34, 35 and 36 GB/s, Q6_K 38, 39 and 38, Q4_1 36, 35 and 36. One panel, 8
 // and 16 steps ahead: Q4_K 42 and 42, Q6_K 41 and 41, Q4_1 43 and 43. One thread of a Zen 5: direct 4 x 2 tiles on avx512
@@ -37,7 +36,7 @@ constexpr int kFloatRows = 6, kFloatVectors = 1, kFloatWide = 4;
 constexpr int kTileRows = 2, kTileVectors = 1;
 constexpr int kFloatRows = 2, kFloatVectors = 1, kFloatWide = 2;
 #endif
-constexpr i64 kAhead = 8;  // steps (4.5 to 8.5 KiB) that the weight stream is prefetched ahead: 100 to 200 ns of it
+constexpr i64 kAhead = 8;  // steps (4.5 to 8.5 KiB) that one row's stream is prefetched ahead: 100 to 200 ns of it
 
 template <int N>
 struct Index {
@@ -100,21 +99,30 @@ inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], co
   });
 }
 
-// R rows x NV vectors over the packed bytes of a panel, whole K: both halves, or only `half`.
-// stream: the bytes come from memory, not from the cache where the first rows left them.
+// Lines of 64 bytes that a tile asks memory for while it works: `lines` of them a step, up to `end`.
+struct Ahead {
+  const uint8_t *from, *end;
+  i64 lines;
+};
+
+// R rows x NV vectors over steps [b0, b1) of the packed bytes of a panel: both halves, or only `half`. From b0 > 0 on f goes
+// on from `out`. w is where step b0 stands.
 template <class W, int R, int NV>
-void packed_tile(const uint8_t* w, int half, bool stream, const Rows& rows, float* out, i64 ld) {
+void packed_tile(const uint8_t* w, i64 b0, i64 b1, int half, Ahead ahead, const Rows& rows, float* out, i64 ld) {
   using namespace simd;
-  constexpr i64 kSteps = W::kSpan / 32, kStep = W::kBlock / kSteps;  // steps of a block, bytes that a step streams
-  const i64 steps = rows.K / 32;
+  constexpr i64 kSteps = W::kSpan / 32;  // of a block
   F f[R][NV];
-  unroll<0, R>([&](auto r) OCTAVO_INLINE { unroll<0, NV>([&](auto v) OCTAVO_INLINE { f[r.value][v.value] = zero(); }); });
-  for (i64 b = 0; b < steps; b++) {
-    const uint8_t* at = w + b / kSteps * W::kBlock;
-    if (stream) {  // the last steps of a panel fetch the first ones of the next
-      for (i64 i = 0; i < kStep; i += 64) prefetch(w + (b + kAhead) * kStep + i);
+  unroll<0, R>([&](auto r) OCTAVO_INLINE {
+    unroll<0, NV>([&](auto v) OCTAVO_INLINE {
+      f[r.value][v.value] = b0 ? load(out + r.value * ld + v.value * 16) : zero();
+    });
+  });
+  for (i64 b = b0; b < b1; b++) {
+    if (ahead.from < ahead.end) {
+      for (i64 i = 0; i < ahead.lines; i++, ahead.from += 64) prefetch(ahead.from);
     }
     const auto side = [&](int v) OCTAVO_INLINE { return NV == 1 ? half : v; };
+    const uint8_t* at = w + (b - b0) / kSteps * W::kBlock;
     unroll<0, W::kGroups>([&](auto g) OCTAVO_INLINE { group<W, g.value>(rows, b, f, at, side); });
   }
   unroll<0, R>([&](auto r) OCTAVO_INLINE {

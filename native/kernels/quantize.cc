@@ -6,11 +6,16 @@ OCTAVO_BEGIN
 namespace {
 
 // 0 acts ptr 1 K of the consumer
+// Rows by 16, since a tile is often one group wide.
 void quantize(const i64* args, const Run&, Tile& tile) {
   const i64 K = args[1], stride = act_row_bytes(K);
   uint8_t* acts = reinterpret_cast<uint8_t*>(args[0]) + tile.row0 * stride;
-  for (i64 r = 0; r < tile.rows; r++) {
-    quantize_row(tile.data + r * tile.ld, K, acts + r * stride, tile.col0 / 32, (tile.col0 + tile.cols) / 32);
+  for (i64 r = 0; r < tile.rows; r += 16) {
+    for (i64 c = 0; c < tile.cols; c += 32) {
+      quantize_groups(tile.rows - r < 16 ? tile.rows - r : 16, [&](i64 i) {
+        return GroupPlace{tile.data + (r + i) * tile.ld + c, act_row(acts + (r + i) * stride, K), (tile.col0 + c) / 32};
+      });
+    }
   }
 }
 

@@ -37,16 +37,14 @@ static inline void write_k(uint16_t* k, const float* x, i64 head_dim, int at) {
   }
 }
 
-// V [8 pairs of tokens][head_dim][2] of bf16. The other token's half of a word is read and written back: one thread
-// writes all rows of a head (the columns of an epilogue are divided among threads, never its rows).
+// V [8 pairs of tokens][head_dim][2] of bf16. Only the token's own halves of the words are touched: the other token of a
+// pair may be another thread's row.
 static inline void write_v(uint16_t* v, const float* x, i64 head_dim, int at) {
-  uint32_t* out = reinterpret_cast<uint32_t*>(v) + at / 2 * head_dim;
+  uint16_t* out = v + at / 2 * head_dim * 2 + at % 2;
   for (i64 d = 0; d < head_dim; d += 16) {
     alignas(32) uint16_t b[16];
     store_bf16(b, load(x + d));
-    const I mine = as_i(load_bf16(b)), old = loadi(out + d);
-    storei(out + d, at % 2 ? or_i(and_i(old, seti(0xffff)), mine)
-                           : or_i(and_i(old, seti(static_cast<int32_t>(0xffff0000u))), shr_i<16>(mine)));
+    for (int i = 0; i < 16; i++) out[(d + i) * 2] = b[i];
   }
 }
 

@@ -74,7 +74,15 @@ static inline __m128i low16(I x) {  // 8 x 2 int32 -> 16 of their low bytes
   const __m128i hi = _mm_unpacklo_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
   return _mm_unpacklo_epi64(lo, hi);
 }
-static inline void store_i8(int8_t* p, I x) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), low16(x)); }
+// The bias makes the bytes unsigned for vpsadbw: 16 times 128 too much in each sum.
+static inline void store_codes(int8_t* p, I x, I y, int32_t* sums) {
+  const __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(low16(x)), low16(y), 1);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+  __m256i s = _mm256_sad_epu8(_mm256_xor_si256(v, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+  s = _mm256_add_epi64(s, _mm256_shuffle_epi32(s, 0x4e));
+  sums[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(s)) - 2048;
+  sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1)) - 2048;
+}
 
 static inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 static inline F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
@@ -106,6 +114,7 @@ static inline I as_i(F x) { return {_mm256_castps_si256(x.a), _mm256_castps_si25
 static inline F as_f(I x) { return {_mm256_castsi256_ps(x.a), _mm256_castsi256_ps(x.b)}; }
 static inline I add_i(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 static inline I sub_i(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+static inline I max_i(I x, I y) { return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)}; }
 static inline I mul_i(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
 static inline I and_i(I x, I y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
 static inline I or_i(I x, I y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
@@ -193,6 +202,12 @@ static inline int32_t reduce_add_i(I x) {
   __m128i q = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
   q = _mm_add_epi32(q, _mm_shuffle_epi32(q, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
+}
+static inline int32_t reduce_max_i(I x) {
+  const __m256i h = _mm256_max_epi32(x.a, x.b);
+  __m128i q = _mm_max_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+  q = _mm_max_epi32(q, _mm_shuffle_epi32(q, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(q, _mm_shuffle_epi32(q, 0xb1)));
 }
 
 static inline I bcast4(const int8_t* p) { return seti(*reinterpret_cast<const word_u*>(p)); }

@@ -38,7 +38,16 @@ static inline I loadi(const void* p) { return {_mm512_loadu_si512(p)}; }
 static inline void storei(void* p, I a) { _mm512_storeu_si512(p, a.v); }
 static inline I load_i8(const int8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
 static inline I load_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
-static inline void store_i8(int8_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
+// The bias makes the bytes unsigned for vpsadbw: 16 times 128 too much in each sum.
+static inline void store_codes(int8_t* p, I a, I b, int32_t* sums) {
+  const __m128i low = _mm512_cvtepi32_epi8(a.v), high = _mm512_cvtepi32_epi8(b.v);
+  const __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+  __m256i s = _mm256_sad_epu8(_mm256_xor_si256(v, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+  s = _mm256_add_epi64(s, _mm256_shuffle_epi32(s, 0x4e));
+  sums[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(s)) - 2048;
+  sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1)) - 2048;
+}
 
 static inline F add(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline F sub(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
@@ -61,6 +70,7 @@ static inline I as_i(F a) { return {_mm512_castps_si512(a.v)}; }
 static inline F as_f(I a) { return {_mm512_castsi512_ps(a.v)}; }
 static inline I add_i(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline I sub_i(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline I max_i(I a, I b) { return {_mm512_max_epi32(a.v, b.v)}; }
 static inline I mul_i(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 static inline I and_i(I a, I b) { return {_mm512_and_si512(a.v, b.v)}; }
 static inline I or_i(I a, I b) { return {_mm512_or_si512(a.v, b.v)}; }
@@ -123,6 +133,7 @@ static inline float reduce_max(F a) {
   return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
 }
 static inline int32_t reduce_add_i(I a) { return _mm512_reduce_add_epi32(a.v); }
+static inline int32_t reduce_max_i(I a) { return _mm512_reduce_max_epi32(a.v); }
 
 static inline I bcast4(const int8_t* p) { return {_mm512_set1_epi32(*reinterpret_cast<const word_u*>(p))}; }
 static inline I dot_u8s8(I acc, I u, I s) { return {_mm512_dpbusd_epi32(acc.v, u.v, s.v)}; }

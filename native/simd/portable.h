@@ -76,6 +76,12 @@ static inline I load_u8(const uint8_t* p) {
 static inline void store_i8(int8_t* p, I a) {
   for (int i = 0; i < 16; i++) p[i] = static_cast<int8_t>(a.v[i / 4][i % 4]);
 }
+static inline void store_codes(int8_t* p, I a, I b, int32_t* sums) {
+  store_i8(p, a);
+  store_i8(p + 16, b);
+  sums[0] = sums[1] = 0;
+  for (int i = 0; i < 32; i++) sums[i / 16] += p[i];
+}
 
 static inline F add(F a, F b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
 static inline F sub(F a, F b) { return each([&](int i) { return a.v[i] - b.v[i]; }); }
@@ -101,6 +107,7 @@ static inline I as_i(F a) { return each_i([&](int i) { return (W4)a.v[i]; }); }
 static inline F as_f(I a) { return each([&](int i) { return (V4)a.v[i]; }); }
 static inline I add_i(I a, I b) { return each_i([&](int i) { return (W4)((U4)a.v[i] + (U4)b.v[i]); }); }
 static inline I sub_i(I a, I b) { return each_i([&](int i) { return (W4)((U4)a.v[i] - (U4)b.v[i]); }); }
+static inline I max_i(I a, I b) { return each_i([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
 static inline I mul_i(I a, I b) { return each_i([&](int i) { return (W4)((U4)a.v[i] * (U4)b.v[i]); }); }
 static inline I and_i(I a, I b) { return each_i([&](int i) { return a.v[i] & b.v[i]; }); }
 static inline I or_i(I a, I b) { return each_i([&](int i) { return a.v[i] | b.v[i]; }); }
@@ -213,6 +220,11 @@ static inline float reduce_max(F a) {
 static inline int32_t reduce_add_i(I a) {
   const U4 q = ((U4)a.v[0] + (U4)a.v[2]) + ((U4)a.v[1] + (U4)a.v[3]);
   return static_cast<int32_t>((q[0] + q[2]) + (q[1] + q[3]));
+}
+static inline int32_t reduce_max_i(I a) {
+  int32_t top = a.v[0][0];
+  for (int i = 1; i < 16; i++) top = a.v[i / 4][i % 4] > top ? a.v[i / 4][i % 4] : top;
+  return top;
 }
 
 // Four products of unsigned and signed bytes in each of four lanes.

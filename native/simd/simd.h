@@ -5,12 +5,14 @@
 // static inside the variant's own namespace. Bits: avx2, avx512 and avx512bf16 agree in every function; portable differs
 // where a fma is written (it multiplies, then adds).
 //
-//   zero set1 seti zeroi iota            load store load_n store_n loadi storei load_bf16 store_bf16 load_f16 load_i8 load_u8 store_i8
+//   zero set1 seti zeroi iota            load store load_n store_n loadi storei load_bf16 store_bf16 load_f16 load_i8 load_u8
+//   store_codes(p, a, b, sums): low bytes of a, then of b, in -128..127; sums[0] and sums[1] are those of a and of b
 //   add sub mul div min max abs neg sqrt fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b fma1 (of scalars) floor round
 //   min(a,b) is a<b?a:b and max(a,b) is a>b?a:b lane by lane, so a NaN in a gives b.
-//   to_f to_i (nearest even) as_i as_f add_i sub_i mul_i and_i or_i xor_i shr_i<n> (logical) shr_by sar_i<n> shl_i<n> gt_i eq_i
+//   to_f to_i (nearest even) as_i as_f add_i sub_i mul_i max_i and_i or_i xor_i shr_i<n> (logical) shr_by sar_i<n> shl_i<n>
+//   gt_i eq_i
 //   lt le gt ge eq (false for NaN) mask_n select select_i any bits first
-//   reduce_add reduce_max reduce_add_i: lanes i and i+8, then i+4, i+2, i+1
+//   reduce_add reduce_max reduce_add_i reduce_max_i: lanes i and i+8, then i+4, i+2, i+1
 //   bcast4 dot_u8s8 nibble_lo nibble_hi quad Dot  exp silu  prefetch  HAS_BF16_DOT dot_bf16
 //
 // Dot<MAX, ZERO, QUADS> sums products of unsigned bytes (each at most MAX) less ZERO with int8 in -127..127 over the QUADS (4
