@@ -1,6 +1,6 @@
-// Steps of a panel of format W taken apart in a thread's scratch, where enough rows pay for it: per 32 k 1024 bytes of codes (8 rows
-// of quads a half), 32 float d (32 more for a second group), 32 float m where W has minima. Same codes, same d and m, so
-// the same bits as from W itself.
+// Steps of a panel of format W taken apart in a thread's scratch, where enough rows pay for it: per 32 k 1024 bytes of
+// codes (8 rows of quads a half), 32 float d (32 more for a second group), 32 float m where W has minima. Same codes, same
+// d and m, so the same bits as from W itself.
 #pragma once
 #include "blocks.h"
 

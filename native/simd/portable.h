@@ -255,7 +255,7 @@ struct Dot {
   static inline Start start_of(const int8_t*, int32_t sum) { return -ZERO * sum; }
   inline void start(Start from) { acc = seti(from); }
   template <int N>
-  inline void step(I w, Quad x) {
+  __attribute__((always_inline)) inline void step(I w, Quad x) {
     acc = each_i([&](int i) { return dot4(acc.v[i], w.v[i], x); });
   }
   inline I total() const { return acc; }
