@@ -48,7 +48,7 @@ struct Step {
   int32_t* out_token;  // [R] sampled id (or the target)
   float* out_logprob;  // [R] log-probability of out_token under the raw logits
   int32_t* out_rank;  // [R] 1 + number of ids before out_token in the total order
-  int32_t* out_status;  // [R] 0 ok, 1 the row had a non-finite logit
+  int32_t* out_status;  // [R] 0 ok, 1 non-finite logit, 2 no id is allowed, 3 ok but behind a draft that was not sampled
   int32_t* out_top_id;  // [R][20] most likely ids, descending
   float* out_top_logprob;  // [R][20] their log-probabilities
   static constexpr int kFields = 18;
@@ -76,7 +76,7 @@ struct Step {
 // Typed pointers into the flat memory of slots; bounds are members of the same name.
 struct Slots {
   int64_t G, L, N, P, V32;  // bounds
-  int32_t* ids;  // [N][L] prompt ids, then emitted ids
+  int32_t* ids;  // [N][L] prompt ids, then emitted ids, then the drafted ids of the step
   int32_t* page;  // [N][G][P] page of each 16 positions, per group; -1: none
   int32_t* prompt_len;  // [N] ids that the user sent
   int32_t* known;  // [N] ids that exist: prompt and emitted

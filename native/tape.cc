@@ -16,6 +16,7 @@ constexpr i64 kHeaderWords = 4, kNodeWords = 4, kArgWords = 5;
 constexpr size_t kMaxDims = 64;
 enum Instruction : i64 { kState = 0, kRun = 1, kChunks = 2, kLoop = 3, kAdvance = 4, kEnd = 5 };
 enum LeftBecause : i64 { kRanAll = 0, kFinished = 1, kArrived = 2, kStopped = 3 };
+constexpr int32_t kRejected = 3;  // out_status of a row behind a draft that was not sampled
 
 [[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument("program image: " + why); }
 
@@ -156,24 +157,40 @@ struct Pass {
   }
 
   // Thread 0 alone: commits the sampled ids to the slots, then decides whether another decode step follows.
+  // The sampled rows of a sequence stand in order. Behind the first of them each was computed as if the ids drafted before
+  // it, which lie in slot.ids from `known` on, were right; the first row that samples another id, or the sequence's end,
+  // ends the chain.
   void advance() {
     Step& step = machine.step_;
     const Slots& slots = machine.slots_;
     i64* header = step.header;
     bool finished = false;
+    i64 over = -1;  // the sequence of the step whose chain has ended
     for (i64 row = 0; row < header[H_logit_rows]; row++) {
       if (step.logit_target[row] >= 0) continue;
-      const i64 result = header[H_result_first] + row;
-      const i64 slot = step.seq_slot[step.logit_seq[row]];
-      if (step.out_status[result] != 0) {
-        finished = true;
+      const i64 result = header[H_result_first] + row, sequence = step.logit_seq[row];
+      int32_t& status = step.out_status[result];
+      if (sequence == over) {
+        if (status == 0) status = kRejected;
         continue;
       }
-      const int32_t token = step.out_token[result];
-      const int32_t known = slots.known[slot];
-      if (known < slots.L) slots.ids[slot * slots.L + known] = token;
+      if (status != 0) {
+        finished = true;
+        over = sequence;
+        continue;
+      }
+      const i64 slot = step.seq_slot[sequence];
+      const int32_t token = step.out_token[result], known = slots.known[slot];
+      bool as_drafted = false;
+      if (known < slots.L) {
+        int32_t& id = slots.ids[slot * slots.L + known];
+        as_drafted = id == token;
+        id = token;
+      }
       slots.known[slot] = known + 1;
-      finished = finished || known + 1 >= slots.length_limit[slot] || is_stop(slot, token);
+      const bool ends = known + 1 >= slots.length_limit[slot] || is_stop(slot, token);
+      finished = finished || ends;
+      if (ends || !as_drafted) over = sequence;
     }
     loop_index++;
     header[H_loops_done] = loop_index;

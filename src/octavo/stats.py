@@ -11,7 +11,9 @@ class StepStats:
 
     step: int
     prefill_rows: int  # token rows of runs that did not sample by decode (chunks of prompts)
-    decode_rows: int  # token rows of single-row sampled runs, loops counted
+    decode_rows: int  # token rows of sampled runs of one known id, loops counted
+    draft_rows: int  # token rows of drafted ids
+    accepted: int  # drafted ids that were sampled
     sequences: int
     visible_keys: int  # sum over rows of keys seen by full attention: makes attention bytes exact
     loops: int  # decode steps that ran natively

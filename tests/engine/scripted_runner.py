@@ -275,7 +275,16 @@ class ScriptedRunner:
         decode = sum(1 for run in step.runs if run.count == 1 and run.sample)
         seconds = 1e-3 * max(1, loops) + 1e-4 * step.rows
         return StepStats(
-            step.number, step.rows - decode, decode * max(1, loops), len(step.runs), step.rows, loops, seconds, seconds
+            step.number,
+            step.rows - decode,
+            decode * max(1, loops),
+            0,
+            0,
+            len(step.runs),
+            step.rows,
+            loops,
+            seconds,
+            seconds,
         )
 
 

@@ -74,7 +74,12 @@ STEP_FIELDS = (
     Field("out_token", "i4", ("R",), "sampled id (or the target)"),
     Field("out_logprob", "f4", ("R",), "log-probability of out_token under the raw logits"),
     Field("out_rank", "i4", ("R",), "1 + number of ids before out_token in the total order"),
-    Field("out_status", "i4", ("R",), "0 ok, 1 the row had a non-finite logit"),
+    Field(
+        "out_status",
+        "i4",
+        ("R",),
+        "0 ok, 1 non-finite logit, 2 no id is allowed, 3 ok but behind a draft that was not sampled",
+    ),  # fmt: skip
     Field("out_top_id", "i4", ("R", MAX_TOP_LOGPROBS), "most likely ids, descending"),
     Field("out_top_logprob", "f4", ("R", MAX_TOP_LOGPROBS), "their log-probabilities"),
 )
@@ -82,7 +87,7 @@ STEP_FIELDS = (
 # One row a slot: everything that native code knows about a sequence. Bounds: N slots, L ids, P pages of 16 tokens,
 # V32 words of a vocabulary mask.
 SLOT_FIELDS = (
-    Field("ids", "i4", ("N", "L"), "prompt ids, then emitted ids"),
+    Field("ids", "i4", ("N", "L"), "prompt ids, then emitted ids, then the drafted ids of the step"),
     Field("page", "i4", ("N", "G", "P"), "page of each 16 positions, per group; -1: none"),
     Field("prompt_len", "i4", ("N",), "ids that the user sent"),
     Field("known", "i4", ("N",), "ids that exist: prompt and emitted"),

@@ -20,6 +20,7 @@ from octavo.execution.step import ExecutionFacts, RowRun, RunResult, SlotOpen, S
 from octavo.sampling_params import SamplingParams, pack_bad_words
 from octavo.stats import StepStats
 
+REJECTED = 3  # status of a row behind a draft that was not sampled
 H = {name: i for i, name in enumerate(HEADER)}
 Views = dict[str, npt.NDArray[Any]]
 
@@ -79,7 +80,7 @@ class Runner:
             runs = self._results(step, logit_rows, loops)
         keys = self._decodes.visible_keys(loops) if decodes else self._visible_keys(rows)
         return StepResult(
-            step.number, runs, self._stats(step, rows, loops, keys, native, begin), not finished and loops == 0
+            step.number, runs, self._stats(step, rows, runs, keys, native, begin), not finished and loops == 0
         )
 
     # -- the slot table ------------------------------------------------------------------------------------------------
@@ -133,6 +134,9 @@ class Runner:
             row_pos[at : at + run.count] = range(run.start, run.start + run.count)
             view["seq_row"][index] = at
             at += run.count
+            if run.draft:  # beyond the known ids, for the embedding and for the history of the rows behind them
+                end = run.start + run.count
+                self._slots["ids"][run.slot, end - len(run.draft) : end] = run.draft
         view["seq_row"][count] = at
         view["seq_slot"][:count] = [run.slot for run in runs]
         high = row_pos[:at] + 1
@@ -153,10 +157,10 @@ class Runner:
                 high = min(run.start + run.count, int(prompt_len[run.slot]) - 1)
                 rows += [first + position - 1 - run.start for position in range(low, high + 1)]
                 what += [(index, int(ids[run.slot, position])) for position in range(low, high + 1)]
-            if run.sample:
-                rows.append(first + run.count - 1)
-                what.append((index, -1))
             first += run.count
+            if run.sample:
+                rows += range(first - 1 - len(run.draft), first)
+                what += [(index, -1)] * (1 + len(run.draft))
         view, count = self._step, len(rows)
         view["logit_row"][:count] = rows
         view["logit_seq"][:count] = [index for index, _ in what]
@@ -182,13 +186,15 @@ class Runner:
     def _results(self, step: Step, what: list[tuple[int, int]], loops: int) -> tuple[RunResult, ...]:
         view, count = self._step, len(what)
         tokens = view["out_token"][: count * loops].tolist()
-        bad = view["out_status"][: count * loops].tolist() if self._header[H["nonfinite"]] else None
+        drafted = any(run.draft for run in step.runs)
+        bad = view["out_status"][: count * loops].tolist() if drafted or self._header[H["nonfinite"]] else None
         results = [RunResult(run.slot) for run in step.runs]
         for at, token in enumerate(tokens):
             index, target = what[at % count]
             result = results[index]
             if bad is not None and bad[at]:
-                result.nonfinite = True
+                if bad[at] != REJECTED:
+                    result.nonfinite = True
             elif target >= 0:
                 result.prompt_logprobs = result.prompt_logprobs or []
                 result.prompt_logprobs.append(self._logprobs(at, self._prompt_tops.get(result.slot)))
@@ -197,6 +203,9 @@ class Runner:
                 if result.slot in self._wants_logprobs:
                     result.logprobs = result.logprobs or []
                     result.logprobs.append(self._logprobs(at, self._wants_logprobs[result.slot]))
+        for run, result in zip(step.runs, results, strict=True):
+            if run.draft and result.nonfinite:  # masked keys are multiplied by 0, so a bad one reaches rows before it
+                result.broken, result.nonfinite, result.token_ids, result.logprobs = True, False, [], None
         return tuple(results)
 
     def _logprobs(self, at: int, top: int | None = None) -> TokenLogprobs:
@@ -210,12 +219,23 @@ class Runner:
     def _visible_keys(self, rows: int) -> int:
         return int(self._step["row_hi"][0, :rows].sum()) if self._windows else 0
 
-    def _stats(self, step: Step, rows: int, loops: int, keys: int, native: float, begin: float) -> StepStats:
-        decode = sum(1 for run in step.runs if run.count == 1 and run.sample)
+    def _stats(
+        self, step: Step, rows: int, runs: tuple[RunResult, ...], keys: int, native: float, begin: float
+    ) -> StepStats:
+        loops = int(self._header[H["loops_done"]])
+        decode = drafted = accepted = 0
+        for run, result in zip(step.runs, runs, strict=True):
+            if run.draft:
+                drafted += len(run.draft)
+                accepted += max(0, len(result.token_ids) - 1)
+            if run.sample and run.count - len(run.draft) == 1:
+                decode += 1
         return StepStats(
             step=step.number,
-            prefill_rows=rows - decode,
+            prefill_rows=rows - decode - drafted,
             decode_rows=decode * max(loops, 1),
+            draft_rows=drafted,
+            accepted=accepted,
             sequences=len(step.runs),
             visible_keys=keys,
             loops=loops,

@@ -52,6 +52,8 @@ class RowRun(msgspec.Struct, frozen=True):
     sample: the last row's logits give the next token (the run reaches the last known id).
     prompt_logprobs_from: position p >= 1 whose id is the first to get a prompt logprob in this run (its logits come
     from row p - 1), or None. Logprobs are given for positions p .. start + count (those that are prompt ids).
+    draft: guessed ids after the last known one; the last of the `count` positions are theirs. Every row from the last
+    known id on is sampled as long as what it gave is what was drafted: 1 to len(draft) + 1 ids come back.
     """
 
     slot: int
@@ -59,6 +61,7 @@ class RowRun(msgspec.Struct, frozen=True):
     count: int
     sample: bool
     prompt_logprobs_from: int | None = None
+    draft: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,16 @@ class TokenLogprobs:
 
 
 class RunResult(msgspec.Struct):
-    """What one RowRun gave: up to `loop` sampled ids, in order."""
+    """What one RowRun gave: up to `loop` sampled ids, or up to one more than were drafted, in order."""
 
     slot: int
     token_ids: list[int] = []  # each has its own: msgspec copies it
     logprobs: list[TokenLogprobs] | None = None  # one per token id, when the request asked for them
     prompt_logprobs: list[TokenLogprobs] | None = None  # for the positions that RowRun.prompt_logprobs_from names
     nonfinite: bool = False  # the row had a NaN or infinite logit: the request must end with an error
+    broken: bool = (
+        False  # the same in a run with drafts, which then gave nothing: they may be to blame, and its KV is bad
+    )
 
 
 @dataclass(frozen=True)
