@@ -37,6 +37,7 @@ from octavo.option import (
 T = TypeVar("T")
 
 MODEL, MEMORY, BATCH, MACHINE = "Model", "Memory", "Batching", "Machine"
+SPECULATION = "Speculation"
 SERVER, TEXT, SAMPLING, LOGS = "Server", "Text", "Sampling defaults", "Logs"
 DEFAULT_MODEL = "smollm2:135m"
 LOCALHOST = ("http://localhost:*", "http://127.0.0.1:*", "https://localhost:*", "https://127.0.0.1:*")
@@ -104,6 +105,18 @@ class EngineConfig:
         aliases=("--max-queued-requests",),
     )
     step_time: float = option(100.0, milliseconds(1.0, 60_000.0), "time budget of a step, in milliseconds", BATCH)
+    spec_method: str = option(
+        "off", choice("off", "ngram", "suffix", none="off"), "guess ids from prompt and answer; changes no token",
+        SPECULATION,
+    )
+    spec_tokens: int = option(
+        15, count(1, 64), "most guessed ids of a request in a step", SPECULATION,
+        aliases=("--draft-max", "--draft", "--draft-n"), rare=True,
+    )
+    speculative_config: dict[str, Any] | None = option(
+        None, json_object(), "the same in vLLM's words: method, num_speculative_tokens, prompt_lookup_max and _min",
+        SPECULATION, rare=True,
+    )
     threads: int | None = option(
         None, count(1, 1024, auto=True), "threads; auto: physical cores within the affinity mask and quota", MACHINE,
         aliases=("-t",),

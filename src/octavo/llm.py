@@ -13,6 +13,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from octavo.async_llm import AsyncLLM, Generation, gather
+from octavo.engine.messages import EngineStats
 from octavo.errors import InvalidRequest
 from octavo.request import ChatRequest, RequestOutput
 from octavo.sampling_params import SamplingParams
@@ -94,6 +95,10 @@ class LLM:
     def get_default_sampling_params(self) -> SamplingParams:
         """What is used where `sampling_params` is None."""
         return self.llm.default_sampling_params()
+
+    def stats(self) -> EngineStats:
+        """Gauges of now, and totals since the engine's start."""
+        return self._wait(self.llm.client.stats())
 
     def reset_prefix_cache(self) -> None:
         """Forget all cached prefixes."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from octavo.engine.core import EngineCore, EngineSetup
+from octavo.engine.cost_model import CostModel
 from octavo.engine.messages import ChoiceOutput
 from octavo.engine.roster import MIN_PREFILL, SchedulerConfig
 from octavo.engine.sequence import Place
@@ -15,6 +17,7 @@ from octavo.errors import QueueFull
 from octavo.execution.step import ExecutionFacts
 from octavo.request import FinishReason, Request
 from octavo.sampling_params import SamplingParams
+from octavo.speculation.proposer import NOTHING, Proposal
 from tests.engine.scripted_runner import ScriptedRunner, alone, chain, make_facts
 
 EOS = (0,)
@@ -32,19 +35,41 @@ class Book:
     prompt: object = None
 
 
+class Guesses:
+    """Guesses at the answers of the books: each id is right with probability `good`."""
+
+    def __init__(self, books: dict[str, Book], good: float, chance: random.Random) -> None:
+        self._books, self._good, self._random = books, good, chance
+
+    def propose(self, ids: Sequence[int], limit: int) -> Proposal:
+        for book in reversed(self._books.values()):
+            for answer, _ in book.expected:
+                whole = [*book.request.prompt_ids, *answer]
+                if len(whole) > len(ids) and whole[: len(ids)] == ids:
+                    count = self._random.randrange(limit + 1)
+                    made = [i if self._random.random() < self._good else 0 for i in whole[len(ids) : len(ids) + count]]
+                    return Proposal(made, self._random.choice((1, 2, 5, 40)))
+        return NOTHING
+
+
 class Harness:
     """Submit, abort and step; every output and every invariant is checked as it comes."""
 
     def __init__(
         self, facts: ExecutionFacts | None = None, *, seed: int = 0, stop_rate: float = 0.0, leave_rate: float = 0.0,
-        **config: object,
+        guesses: float | None = None, **config: object,
     ) -> None:  # fmt: skip
+        """guesses: how good drafted ids are, 0 to 1; None: no speculation."""
         self.facts = facts or make_facts()
         self.runner = ScriptedRunner(self.facts, stop_rate=stop_rate, leave_rate=leave_rate, seed=seed)
-        made = SchedulerConfig(secret=b"k" * 32, eos_ids=EOS, **config)  # type: ignore[arg-type]
-        self.core = EngineCore(EngineSetup(self.runner, made, "scripted"))
         self.books: dict[str, Book] = {}
         self.random = random.Random(seed)
+        cost = CostModel()
+        if guesses is not None:
+            config["proposer"] = lambda: Guesses(self.books, guesses, self.random)
+            cost.tabulate({1: 1e-3, 2: 1e-3})  # a row more is free: whatever may be right is tried
+        made = SchedulerConfig(secret=b"k" * 32, eos_ids=EOS, **config)  # type: ignore[arg-type]
+        self.core = EngineCore(EngineSetup(self.runner, made, "scripted", cost))
         self.refused = 0
         self._number = 0
 

@@ -53,9 +53,11 @@ class Model:
         self.loaded = startup.load_model(self.path, config)
 
     def engine(self, **scheduler: Any) -> EngineCore:
-        """A fresh engine (empty cache) over the same weights."""
+        """A fresh engine (empty cache) over the same weights. With a proposer a row more counts as free."""
         settings = {"secret": SECRET, "max_batched_tokens": self.max_rows, "step_seconds": 10.0, **scheduler}
-        setup = EngineSetup(self.loaded.runner, SchedulerConfig(**settings), "test", CostModel())
+        cost = CostModel()
+        cost.tabulate({1: 1e-3, 2: 1e-3})
+        setup = EngineSetup(self.loaded.runner, SchedulerConfig(**settings), "test", cost)
         return EngineCore(setup)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from octavo.engine.core import EngineSetup
@@ -28,6 +29,7 @@ from octavo.request import FinishReason, Request
 from octavo.stats import StepStats
 
 NAN = -1  # the entry of a row that came out non-finite
+GUESSED = -2  # the entry of a drafted row that does not count
 MASK = (1 << 61) - 1
 
 
@@ -130,7 +132,7 @@ class ScriptedRunner:
             if ended or self._random.random() < self._leave_rate:
                 break
         self.loops += loops
-        return StepResult(step.number, tuple(results), self._stats(step, loops))
+        return StepResult(step.number, tuple(results), self._stats(step, loops, results))
 
     def _check_shape(self, step: Step) -> None:
         facts = self.facts
@@ -198,8 +200,11 @@ class ScriptedRunner:
         if not self._owed_zero:
             for run in step.runs[: self._random.randrange(len(step.runs) + 1)]:
                 self._check_start(run)
-                for position in range(run.start, run.start + run.count):
+                known = run.start + run.count - len(run.draft)
+                for position in range(run.start, known):
                     self._write(run.slot, position, repeat=True)
+                for position in range(known, run.start + run.count):
+                    self._write(run.slot, position, repeat=True, value=GUESSED)
         for run in step.runs:
             if self.slots[run.slot].computed is None:
                 self.slots[run.slot].computed = run.start
@@ -209,13 +214,17 @@ class ScriptedRunner:
         assert slot.computed is None or slot.computed == run.start, (
             f"rows start at {run.start}, KV ends at {slot.computed}"
         )
-        assert run.count >= 1 and run.start + run.count <= len(slot.ids)
-        assert run.sample == (run.start + run.count == len(slot.ids))
+        end = run.start + run.count - len(run.draft)
+        assert run.start < end <= len(slot.ids)
+        assert run.sample == (end == len(slot.ids))
+        if run.draft:
+            assert end == run.start + 1 and run.prompt_logprobs_from is None
+            assert end + len(run.draft) < slot.opened.length_limit, "a draft that cannot be used"
 
     def _row_run(self, run: RowRun, result: RunResult, k: int) -> bool:
         """Compute the rows of a run (in the k-th loop its next row); True if the sequence ended."""
         slot = self.slots[run.slot]
-        start, count = run.start + k, run.count if k == 0 else 1
+        start, count = run.start + k, run.count - len(run.draft) if k == 0 else 1
         if k == 0:
             self._check_start(run)
         for position in range(start, start + count):
@@ -226,7 +235,18 @@ class ScriptedRunner:
             assert start < run.prompt_logprobs_from <= start + count
             asked = range(run.prompt_logprobs_from, min(start + count, slot.opened.prompt_len - 1) + 1)
             result.prompt_logprobs = [TokenLogprobs(slot.ids[p], -(slot.prefixes[p - 1] % 997) / 100, 1) for p in asked]
-        return run.sample and self._sample(slot, result)
+        ended = run.sample and self._sample(slot, result)
+        for position, guess in enumerate(run.draft, start + count):
+            if not ended and len(slot.ids) == position + 1 and slot.ids[position] == guess:
+                self._write(run.slot, position)
+                self._check_visible(slot, position, position + 1)
+                slot.computed = position + 1
+                ended = self._sample(slot, result)
+            else:
+                self._write(run.slot, position, value=GUESSED)
+        if run.draft and result.nonfinite:
+            result.broken, result.nonfinite, result.token_ids, result.logprobs = True, False, [], None
+        return ended
 
     def _sample(self, slot: Slot, result: RunResult) -> bool:
         opened, params = slot.opened, slot.opened.params
@@ -243,10 +263,12 @@ class ScriptedRunner:
             result.logprobs.append(TokenLogprobs(token, -(slot.prefixes[-2] % 997) / 100, 1))
         return token in opened.stop_ids or len(slot.ids) >= opened.length_limit
 
-    def _write(self, number: int, position: int, repeat: bool = False) -> None:
+    def _write(self, number: int, position: int, repeat: bool = False, value: int | None = None) -> None:
+        """An entry of every group; a given `value` may be written over."""
         slot = self.slots[number]
         poisoned = slot.opened.seed in self.poison and position == len(slot.ids) - 1
-        value = NAN if poisoned else slot.prefixes[position]
+        repeat = repeat or value is not None
+        value = value if value is not None else NAN if poisoned else slot.prefixes[position]
         for group in range(len(self.facts.groups)):
             page = slot.tables[group].get(position // PAGE_TOKENS)
             assert page is not None, f"no page for position {position} in group {group}"
@@ -271,21 +293,17 @@ class ScriptedRunner:
                 entry = self.entries[page][position % PAGE_TOKENS]
                 assert entry == slot.prefixes[position] or (poisoned and entry == NAN), f"wrong KV at {position}"
 
-    def _stats(self, step: Step, loops: int) -> StepStats:
-        decode = sum(1 for run in step.runs if run.count == 1 and run.sample)
+    def _stats(self, step: Step, loops: int, results: Sequence[RunResult] = ()) -> StepStats:
+        decode = sum(1 for run in step.runs if run.count - len(run.draft) == 1 and run.sample)
+        drafted = sum(len(run.draft) for run in step.runs)
+        accepted = sum(
+            max(0, len(r.token_ids) - 1) for run, r in zip(step.runs, results, strict=False) if run.draft
+        )  # fmt: skip
         seconds = 1e-3 * max(1, loops) + 1e-4 * step.rows
         return StepStats(
-            step.number,
-            step.rows - decode,
-            decode * max(1, loops),
-            0,
-            0,
-            len(step.runs),
-            step.rows,
-            loops,
-            seconds,
-            seconds,
-        )
+            step.number, step.rows - decode - drafted, decode * max(1, loops), drafted, accepted, len(step.runs),
+            step.rows, loops, seconds, seconds,
+        )  # fmt: skip
 
 
 def make_facts(*, pages: int = 64, windows: tuple[int, ...] = (0,), max_rows: int = 128, max_seqs: int = 8,

@@ -62,6 +62,7 @@ class EngineMachine(RuleBasedStateMachine):
         block=st.sampled_from((16, 32, 64)),
         shape=st.tuples(st.sampled_from((40, 64, 128)), st.sampled_from((2, 4, 8))),
         rates=st.tuples(st.sampled_from((0.0, 0.0, 0.1)), st.sampled_from((0.0, 0.3))),
+        guesses=st.sampled_from((None, 0.0, 0.5, 0.9, 1.0)),
         config=st.fixed_dictionaries(
             {
                 "max_queued": st.sampled_from((0, 3, 50)),
@@ -72,10 +73,12 @@ class EngineMachine(RuleBasedStateMachine):
             }
         ),
     )
-    def build(self, windows, pages, block, shape, rates, config):
+    def build(self, windows, pages, block, shape, rates, guesses, config):
         pages = 1 + (pages - 1) * len(windows) * max(1, block // 32)
         facts = make_facts(pages=pages, windows=windows, max_rows=shape[0], max_seqs=shape[1])
-        self.world = Harness(facts, stop_rate=rates[0], leave_rate=rates[1], block_size=block, **config)
+        self.world = Harness(
+            facts, stop_rate=rates[0], leave_rate=rates[1], guesses=guesses, block_size=block, **config
+        )  # fmt: skip
 
     @rule(target=requests, prompt=PROMPTS, params=PARAMS, priority=st.sampled_from((0, 0, 1, -1)),
           keys=st.sampled_from((("", ""), ("", "x"), ("salt", "y"))), poison=st.integers(0, 19))  # fmt: skip

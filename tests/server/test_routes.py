@@ -202,6 +202,7 @@ def test_metrics_have_the_names_people_know(live: Live) -> None:
     text = httpx.get(f"{live.url}/metrics").text
     for name in (
         "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prompt_tokens_total",
+        "spec_decode_num_draft_tokens_total", "spec_decode_num_accepted_tokens_total", "spec_decode_num_drafts_total",
         "generation_tokens_total", "num_preemptions_total", "prefix_cache_queries_total", "prefix_cache_hits_total",
         "request_success_total", "time_to_first_token_seconds_bucket", "inter_token_latency_seconds_bucket",
         "e2e_request_latency_seconds_count", "request_prompt_tokens_sum", "request_generation_tokens_sum",

@@ -85,6 +85,7 @@ class EngineCore:
         self._waiting_aborts: list[Abort] = []
         self._ended: list[ChoiceOutput] = []  # outputs of choices that ended between steps
         self._prompt_rows = self._generated = self._nonfinite = self._steps = 0
+        self._drafts = self._drafted = self._accepted = 0
         self._native_seconds = self._engine_seconds = 0.0
         self._last: StepResult | None = None
 
@@ -181,8 +182,12 @@ class EngineCore:
         """KV exists for the rows that ran, and the ids that were sampled are known."""
         if given.nonfinite:
             return self._fail(sequence)
+        if run.draft:
+            self._learn(sequence, run, given)
+            if given.broken:
+                return None
         ids = given.token_ids
-        sequence.computed = run.start + run.count + max(0, len(ids) - 1)
+        sequence.computed = run.start + run.count - len(run.draft) + max(0, len(ids) - 1)
         if given.prompt_logprobs is not None and sequence.prompt_logprobs is not None:
             sequence.prompt_logprobs += given.prompt_logprobs
             sequence.next_logprob += len(given.prompt_logprobs)
@@ -202,7 +207,7 @@ class EngineCore:
                 break
         if kept < len(ids):  # the executor leaves its loop at the end of a sequence; ids after it count for nothing
             ids = ids[:kept]
-            sequence.computed = run.start + run.count + kept - 1
+            sequence.computed = run.start + run.count - len(run.draft) + kept - 1
         sequence.ids += ids
         self._generated += kept
         output = self._output(sequence, ids, given, finish)
@@ -214,6 +219,17 @@ class EngineCore:
             self.roster.cache.commit(sequence)
             self.roster.finish(sequence)
         return output
+
+    def _learn(self, sequence: Sequence, run: RowRun, given: RunResult) -> None:
+        """What became of a draft. If a row was non-finite, it is decided without drafts whose fault that is."""
+        drafter = sequence.drafter
+        assert drafter is not None
+        self._drafts += 1
+        if given.broken:
+            drafter.off = True
+            self.scheduler.recompute(sequence)
+        else:
+            drafter.learn(len(run.draft), len(given.token_ids) - 1)
 
     def _output(
         self, sequence: Sequence, ids: list[int], given: RunResult | None, finish: FinishReason | None
@@ -248,10 +264,12 @@ class EngineCore:
         self._steps += 1
         self._last = result
         self._prompt_rows += stats.prefill_rows
+        self._drafted += stats.draft_rows
+        self._accepted += stats.accepted
         self._native_seconds += stats.native_seconds
         loops = max(1, stats.loops)
         rows = stats.prefill_rows + stats.decode_rows // loops
-        if rows and stats.native_seconds > 0:
+        if rows and stats.native_seconds > 0 and not stats.draft_rows:  # drafted rows are neither decode nor prefill
             seconds = stats.native_seconds / loops
             self.setup.cost.observe(rows, stats.visible_keys, stats.prefill_rows > 0, seconds)
 
@@ -271,6 +289,9 @@ class EngineCore:
             queried_tokens=counters.queried_tokens,
             hit_tokens=counters.hit_tokens,
             nonfinite=self._nonfinite,
+            drafts=self._drafts,
+            draft_tokens=self._drafted,
+            accepted_tokens=self._accepted,
             native_seconds=self._native_seconds,
             engine_seconds=self._engine_seconds,
             last_step=None if self._last is None else self._last.stats,

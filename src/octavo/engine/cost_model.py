@@ -7,11 +7,12 @@ model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+MOST_FEW = 512  # rows up to which the times of small steps are tabulated: 8 sequences of 64 rows
 SMOOTHING = 0.1  # weight of the newest step: ten steps forget a disturbance
 CORRECTION = (0.125, 8.0)  # bounds of the running correction: beyond, the fit is of another machine
 
@@ -33,6 +34,7 @@ class CostModel:
         self.per_row = per_row
         self.per_key = per_key
         self._ratio = [1.0, 1.0]  # decode only, with prefill
+        self.tabulate({1: fixed + per_row, MOST_FEW: fixed + MOST_FEW * per_row})
 
     @classmethod
     def fitted(cls, timed: Sequence[TimedStep]) -> CostModel:
@@ -69,6 +71,21 @@ class CostModel:
     def prefill_seconds(self, rows: int, start: int) -> float:
         """What a chunk adds to a step."""
         return rows * (self.per_row + self.per_key * (start + rows / 2)) * self._ratio[1]
+
+    def tabulate(self, timed: Mapping[int, float]) -> None:
+        """Seconds of steps of few rows that all need logits, by rows (two of them at least): straight lines between.
+
+        A line from one row on would not do: while reading the weights takes longest, a further row is free."""
+        rows = sorted(timed)
+        seconds = np.maximum.accumulate([timed[each] for each in rows])  # what gets faster with more rows is noise
+        slope = (seconds[-1] - seconds[-2]) / (rows[-1] - rows[-2])
+        each = np.arange(MOST_FEW + 1)
+        beyond = seconds[-1] + slope * (each - rows[-1])
+        self._few = tuple(np.where(each > rows[-1], beyond, np.interp(each, rows, seconds)).tolist())
+
+    def few_rows(self, rows: int, more: int) -> Sequence[float]:
+        """Seconds of steps of `rows` rows, of one more, ... of `more` more, as tabulated; fewer at the table's end."""
+        return self._few[rows : rows + more + 1]
 
     def observe(self, rows: int, visible_keys: int, prefill: bool, seconds: float) -> None:
         """A step of this shape took `seconds`."""

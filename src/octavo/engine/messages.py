@@ -70,6 +70,9 @@ class EngineStats(msgspec.Struct, frozen=True):
     queried_tokens: int
     hit_tokens: int
     nonfinite: int  # sequences that ended because of a non-finite logit
+    drafts: int  # runs with drafted ids
+    draft_tokens: int  # drafted ids
+    accepted_tokens: int  # drafted ids that were sampled
     native_seconds: float
     engine_seconds: float  # outside the runner: schedule, update, messages
     last_step: StepStats | None = None

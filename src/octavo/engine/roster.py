@@ -20,6 +20,7 @@ from octavo.errors import ConfigError, InvalidRequest
 from octavo.execution.layout import MAX_RUN_AHEAD, MAX_STOP_IDS
 from octavo.execution.step import ExecutionFacts
 from octavo.request import Request
+from octavo.speculation.proposer import Proposer
 
 MIN_PREFILL = 32  # tokens of waiting prefill that every step gets: the chunk at which kernels reach their full rate
 BY_ORDER = attrgetter("order")
@@ -38,6 +39,8 @@ class SchedulerConfig:
     eos_ids: tuple[int, ...] = ()
     run_ahead: int = MAX_RUN_AHEAD  # most decode steps in a native call; 1: none
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
+    proposer: Callable[[], Proposer] | None = None  # makes the guesses of a sequence; None: no speculation
+    draft_tokens: int = 15  # guessed ids of a sequence in a step at most
     patience: float = 60.0  # seconds after which a waiting request goes before every priority
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from octavo.engine.cache_groups import Draft
 from octavo.engine.cost_model import CostModel
+from octavo.engine.drafting import Drafting
 from octavo.engine.roster import BY_ORDER, MIN_PREFILL, Roster
 from octavo.engine.sequence import Place, Sequence
 from octavo.execution.step import PAGE_TOKENS, RowRun, SlotOpen, Step
@@ -50,6 +51,7 @@ class Scheduler:
         self.cache = roster.cache
         self.cost = cost
         self.counters = Counters()
+        self._drafting = Drafting(roster.config, roster.cache, cost)
         self.flight: Draft | None = None  # the step in flight
         self.number = 0  # of the last step
         self._full = False  # someone waits, and only the end of a running sequence can let it in
@@ -75,6 +77,7 @@ class Scheduler:
         left = roster.config.step_seconds - self.cost.predict(decodes, keys, prefill=True)
         waits = len(roster.queue) + len(roster.resumable)
         budget = _Budget(roster.max_rows - decodes, left, others=chunks + waits)
+        self._drafting.begin(decodes)
         if not roster.running:
             self._zero_again = []  # nobody owns these pages any more
         preempted = self._run_running(draft, budget)
@@ -99,8 +102,10 @@ class Scheduler:
         while i < len(self.roster.running):
             sequence = self.roster.running[i]
             remaining = len(sequence.ids) - sequence.computed
+            guessed: tuple[int, ...] = ()
             if remaining == 1:
-                count = 1
+                guessed = self._draft(sequence, budget)
+                count = 1 + len(guessed)
             else:
                 budget.others -= 1
                 count = self._chunk(sequence.computed, remaining, budget, self._outranked(sequence))
@@ -113,9 +118,20 @@ class Scheduler:
                 preempted = True
                 if victim is sequence:
                     return True
-            self._add_run(sequence, count, draft, budget, decode=remaining == 1)
+            self._add_run(sequence, count, draft, budget, decode=remaining == 1, guessed=guessed)
             i += 1
         return preempted
+
+    def _draft(self, sequence: Sequence, budget: _Budget) -> tuple[int, ...]:
+        """Guessed ids behind the last known one, in rows that nobody who waits is owed."""
+        rows = budget.rows
+        if budget.others > 0 or self.roster.forks:
+            rows -= max(0, MIN_PREFILL - budget.given) + len(self.roster.free_slots)
+        guessed = self._drafting.of(sequence, rows, self.cache.pool.available - len(self.roster.running))
+        if guessed:
+            budget.rows -= len(guessed)
+            budget.seconds -= self.cost.prefill_seconds(len(guessed), sequence.computed)
+        return guessed
 
     def _outranked(self, sequence: Sequence) -> bool:
         best = self.roster.queue.best_priority()
@@ -136,7 +152,10 @@ class Scheduler:
             count = aligned if aligned >= max(1, min(owed, count)) else count
         return count
 
-    def _add_run(self, sequence: Sequence, count: int, draft: Draft, budget: _Budget, *, decode: bool) -> None:
+    def _add_run(
+        self, sequence: Sequence, count: int, draft: Draft, budget: _Budget, *, decode: bool,
+        guessed: tuple[int, ...] = (),
+    ) -> None:  # fmt: skip
         start = sequence.computed
         if not decode:
             budget.rows -= count
@@ -146,7 +165,8 @@ class Scheduler:
         if sequence.next_logprob < sequence.prompt_len and start + count >= sequence.next_logprob:
             first = sequence.next_logprob
         draft.members.append(sequence)
-        draft.runs.append(RowRun(sequence.slot, start, count, start + count == len(sequence.ids), first))
+        sample = start + count == len(sequence.ids) + len(guessed)
+        draft.runs.append(RowRun(sequence.slot, start, count, sample, first, guessed))
 
     def _preempt(self, victim: Sequence) -> None:
         """Blocks and slot back; it will be recomputed. The caller has taken it from `running`."""
@@ -283,6 +303,8 @@ class Scheduler:
         loop = min(self.roster.config.run_ahead, max(1, int(RUN_AHEAD_SECONDS / predicted)))
         for sequence in draft.members:
             loop = min(loop, sequence.length_limit - len(sequence.ids))
+            if sequence.drafter is not None and sequence.drafter.copying:
+                loop = 1
         while loop > 1:
             missing = sum(self.cache.shortage(s, s.computed + loop) for s in draft.members)
             if missing <= self.cache.pool.available:
@@ -303,11 +325,15 @@ class Scheduler:
         self.flight = None
         return draft
 
+    def recompute(self, sequence: Sequence) -> None:
+        """Blocks and slot of a running sequence back: what is in them must not be read."""
+        self.roster.running.remove(sequence)
+        self._preempt(sequence)
+
     def step_stopped(self, draft: Draft) -> None:
         """The step was stopped inside and committed nothing: its rows stay to be computed. Pages are zeroed again;
         copies are not repeated, as their sources may change owner first: such sequences start anew."""
         self._zero_again.extend(draft.zero_pages)
         for sequence in draft.forked:
             if sequence.place is Place.RUNNING:
-                self.roster.running.remove(sequence)
-                self._preempt(sequence)
+                self.recompute(sequence)

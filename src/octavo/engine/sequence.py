@@ -13,6 +13,7 @@ from octavo.engine.block_pool import NO_BLOCK
 from octavo.engine.prefix_cache import PrefixNode
 from octavo.execution.step import TokenLogprobs
 from octavo.request import Request
+from octavo.speculation.drafter import Drafter
 
 NO_SLOT = -1
 
@@ -57,7 +58,7 @@ class Sequence:
     __slots__ = (
         "live", "choice", "order", "ids", "prompt_len", "length_limit", "place", "slot", "computed", "emitted",
         "blocks", "first_block", "keys", "tail", "hashed", "generation", "source", "prompt_logprobs", "next_logprob",
-        "slack_seen", "stop_ids",
+        "slack_seen", "stop_ids", "drafter",
     )  # fmt: skip
 
     def __init__(self, live: LiveRequest, choice: int, groups: int) -> None:
@@ -84,6 +85,7 @@ class Sequence:
         wants = request.params.prompt_logprobs is not None and choice == 0 and not emitted and self.prompt_len > 1
         self.prompt_logprobs: list[TokenLogprobs] | None = [] if wants else None
         self.next_logprob = 1 if wants else self.prompt_len  # first position whose prompt logprob is still to come
+        self.drafter: Drafter | None = None  # made when it may first speculate
         self.slack_seen: int | None = None  # free blocks when admission failed last: no new try before there are more
 
     @property

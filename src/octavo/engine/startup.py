@@ -27,9 +27,11 @@ from octavo.execution.step import PAGE_TOKENS, PagesAppended, RowRun, SlotOpen, 
 from octavo.machine import Machine, read_machine
 from octavo.ops.quantize import GROUP
 from octavo.sampling_params import SamplingParams
+from octavo.speculation.choice import choose
 
 NUMERICS = 1  # version of the order of all sums and roundings; a change of bits is a new number
 SECRET_BYTES = 32
+FEW_ROWS = (1, 2, 3, 4, 8, 16)  # rows of the steps that speculation chooses between; straight lines between them
 Report = Callable[[str, int, int], None]  # what, done, in all
 
 _ISA_NAMES = {
@@ -81,6 +83,7 @@ def fingerprint(digest: str, isa: str, plan: MemoryPlan) -> str:
 
 def set_up(path: Path, name: str, config: EngineConfig, report: Report | None = None) -> EngineSetup:
     """A model in memory, its cost model fitted: what an EngineCore is made of."""
+    speculation = choose(config)
     loaded = load_model(path, config, report)
     scheduler = SchedulerConfig(
         block_size=config.block_size,
@@ -90,13 +93,15 @@ def set_up(path: Path, name: str, config: EngineConfig, report: Report | None = 
         prefix_caching=config.enable_prefix_caching,
         secret=installation_secret(config.state_path),
         eos_ids=loaded.checkpoint.eos_token_ids,
+        proposer=speculation.new,
+        draft_tokens=speculation.tokens,
     )
     return EngineSetup(
         runner=loaded.runner,
         scheduler=scheduler,
         model_name=name,
-        cost=fit_cost(loaded.runner),
-        summary=tuple(summary(loaded, config)),
+        cost=fit_cost(loaded.runner, few_rows=speculation.new is not None),
+        summary=(*summary(loaded, config), *([f"guesses   {speculation}"] if speculation.new else [])),
         nodes=sum(1 for _ in loaded.plan.layouts.lowered.nodes()),
         watch=loaded.executor.watch,
     )
@@ -115,8 +120,10 @@ def _show_progress(what: str, done: int, total: int) -> None:
     print(f"\r{what:9} {done}/{total} tensors", end=end, file=sys.stderr, flush=True)
 
 
-def fit_cost(runner: Runner) -> CostModel:
-    """Time a few small steps on empty pages and fit the cost model; under 0.3 s for a 135M model."""
+def fit_cost(runner: Runner, *, few_rows: bool = False) -> CostModel:
+    """Time a few small steps on empty pages and fit the cost model; under 0.3 s for a 135M model.
+
+    few_rows: also time the steps that speculation chooses between (0.05 s; 0.35 s for 1.5B)."""
     facts = runner.facts
     length = min(256, facts.max_model_len - 2, (facts.pages - 1) * PAGE_TOKENS, facts.max_rows)
     params = SamplingParams(temperature=0, max_tokens=1)
@@ -135,8 +142,22 @@ def fit_cost(runner: Runner) -> CostModel:
         step = Step(0, (RowRun(0, start, rows, start + rows == length),))
         stats = runner.run(step).stats
         timed.append(TimedStep(rows, stats.visible_keys, stats.native_seconds))
+    cost = CostModel.fitted(timed)
+    if few_rows:
+        cost.tabulate(time_few_rows(runner, length))
     runner.run(Step(0, closes=(0,), zero_pages=pages))
-    return CostModel.fitted(timed)
+    return cost
+
+
+def time_few_rows(runner: Runner, length: int) -> dict[int, float]:
+    """Seconds of steps of few rows with logits for each, by rows: the last ones of slot 0, which has `length` ids."""
+    seconds: dict[int, float] = {}
+    for _ in range(2):  # the faster one: what disturbs only adds
+        for rows in (each for each in FEW_ROWS if each <= length):
+            step = Step(0, (RowRun(0, length - rows, rows, True, None, (1,) * (rows - 1)),))
+            took = runner.run(step).stats.native_seconds
+            seconds[rows] = min(took, seconds.get(rows, took))
+    return seconds
 
 
 def installation_secret(folder: Path) -> bytes:

@@ -55,8 +55,7 @@ class Runner:
         """Carry out `step`. Raises ValueError when it exceeds the bounds (a mistake of the engine)."""
         begin = time.perf_counter()
         for slot in step.closes:
-            self._wants_logprobs.pop(slot, None)
-            self._prompt_tops.pop(slot, None)
+            self._forget(slot)
         for opened in step.opens:
             self._open(opened)
         page = self._slots["page"]
@@ -103,10 +102,15 @@ class Runner:
         self._open_sampler(slot, params)
         words = pack_bad_words(opened.bad_word_ids)
         slots["bad_word"][slot, : len(words)] = words
+        self._forget(slot)
         if params.logprobs is not None:
             self._wants_logprobs[slot] = params.logprobs
         if params.prompt_logprobs is not None:
             self._prompt_tops[slot] = params.prompt_logprobs
+
+    def _forget(self, slot: int) -> None:
+        self._wants_logprobs.pop(slot, None)
+        self._prompt_tops.pop(slot, None)
 
     def _open_sampler(self, slot: int, params: SamplingParams) -> None:
         slots = self._slots

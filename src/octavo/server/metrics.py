@@ -45,6 +45,9 @@ TOTALS = {
     "queried_tokens": ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache."),
     "hit_tokens": ("prefix_cache_hits", "Prompt tokens found in the prefix cache."),
     "steps": ("engine_steps", "Steps executed."),
+    "drafts": ("spec_decode_num_drafts", "Sequences' steps with drafted tokens."),
+    "draft_tokens": ("spec_decode_num_draft_tokens", "Drafted tokens."),
+    "accepted_tokens": ("spec_decode_num_accepted_tokens", "Drafted tokens that were accepted."),
     "nonfinite": ("nonfinite_logits", "Sequences that ended because of a non-finite logit."),
 }
 
