@@ -1,6 +1,7 @@
 """What speculation without a model gains and costs: the same answers with and without it, alternating in one run.
 
-Edits of a code file (its text comes back with few changes), rewriting of JSON, and free text, one request at a time. Prints tokens a second of both, drafted and accepted ids a step, and the CPU. The answers must be equal.
+Edits of a code file (its text comes back with few changes), rewriting of JSON, and free text, one request at a time.
+Prints tokens a second of both, ids a step, drafted and accepted ids, and the CPU. The answers must be equal.
 It knows `LLM` alone; models come from the command line.
 """
 
