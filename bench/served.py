@@ -121,6 +121,16 @@ def row(streams: int, answer: int, rounds: list[Figures], threads: int) -> str:
     )
 
 
+def front_costs(rounds: dict[int, list[Figures]]) -> tuple[float, float]:
+    """µs of the front's CPU for a streamed token and for a request, of the shortest and the longest answers."""
+    cost = {answer: statistics.median(each["front"] for each in results) * answer for answer, results in rounds.items()}
+    short, long = min(cost), max(cost)
+    if short == long:
+        return cost[short] / short, 0.0
+    token = (cost[long] - cost[short]) / (long - short)
+    return token, cost[short] - token * short
+
+
 HEAD = (
     "| streams x tokens | offline tok/s | served tok/s | served / offline, load taken off | as it is | load "
     "| front µs/token | reads/token | first ms | gap ms |\n" + "|---" * 10 + "|"
@@ -155,8 +165,11 @@ def main() -> None:
     for answer, results in rounds.items():
         print(row(args.streams, answer, results, args.threads))
     share = statistics.median(ratio(each, args.threads) for each in rounds[args.answer[0]])
-    front = statistics.median(each["front"] for each in rounds[args.answer[0]])
-    print(f"\n{args.streams} streams: served {share:.1%} of offline, front {front:.1f} µs of CPU a token")
+    token, request = front_costs(rounds)
+    print(
+        f"\n{args.streams} streams: served {share:.1%} of offline, front {token:.1f} µs of CPU a token and "
+        f"{request:,.0f} a request"
+    )
 
 
 if __name__ == "__main__":

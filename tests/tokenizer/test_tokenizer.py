@@ -16,7 +16,7 @@ from tokenizers import pre_tokenizers
 from octavo.checkpoints.checkpoint import open_checkpoint
 from octavo.errors import CheckpointError, UnsupportedModel
 from octavo.tokenizer import gguf_tokenizer
-from octavo.tokenizer.tokenizer import Tokenizer
+from octavo.tokenizer.tokenizer import LONG_TEXT, Tokenizer
 from tests import real
 from tests.tokenizer import vocabularies
 from tests.tokenizer.corpus import documents
@@ -58,6 +58,15 @@ def assert_same_ids(tokenizer: Tokenizer, oracle: tokenizers.Tokenizer) -> None:
 @pytest.mark.parametrize("name", [SMOLLM2, QWEN])
 def test_ids_of_the_corpus(name: str) -> None:
     assert_same_ids(ours(name), published(name))
+
+
+@pytest.mark.parametrize("name", [SMOLLM2, QWEN])
+def test_ids_of_long_texts(name: str) -> None:
+    """On both sides of the length from which the library is called in another way."""
+    text = "".join(documents())
+    for length in (LONG_TEXT, LONG_TEXT + 1, 3 * LONG_TEXT):
+        part = text[:length] + "<|im_end|>"
+        assert ours(name).encode(part, True) == published(name).encode(part, add_special_tokens=True).ids
 
 
 @pytest.mark.slow
