@@ -71,6 +71,9 @@ NB_MODULE(_native, m) {
              nb::gil_scoped_release release;
              self.run_nodes(data, size, rows);
            }, nb::arg("tape"), nb::arg("rows") = 0, "Runs Programs outside a step, with all symbols = rows.")
+      .def("suppose_late", [](Machine& self, int64_t nanoseconds) { self.team().suppose_late(nanoseconds); },
+           nb::arg("nanoseconds"), "Threads take units for so long, as after one of them was late; changes no bit.")
+      .def("rescues", [](Machine& self) { return self.team().rescues(); }, "Times that a thread without a core was given one.")
       .def("profile", &Machine::profile, nb::arg("on"))
       .def("node_times", &Machine::node_times);
 

@@ -4,9 +4,10 @@
 #include <xmmintrin.h>
 #endif
 
-#include <chrono>
 #include <cstring>
 #include <stdexcept>
+
+#include "cores.h"
 
 namespace octavo {
 
@@ -30,10 +31,6 @@ i64 dimension_index(std::vector<Dim>& dims, const Dim& wanted) {
   return static_cast<i64>(dims.size()) - 1;
 }
 
-i64 nanoseconds() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 // Rounding to nearest, exceptions masked, denormals kept: the same on every thread whatever the process did before.
 void set_float_mode() {
 #if defined(__x86_64__)
@@ -43,120 +40,150 @@ void set_float_mode() {
 
 }  // namespace
 
-// One thread's passage through a tape. All threads walk the same instructions; thread 0 does what is serial between two
-// barriers.
+// A passage of the team through a tape: a cursor that stands on a node while threads work on it, and moves when the node is
+// done, by whichever thread ended it. A thread that was away finds the cursor where the others are.
 struct Pass {
   Machine& machine;
   const i64* tape;
   size_t words;
   i64 symbols[kSymbols] = {};
-  Section sections[4][2] = {};
+  i64 arrived_before = 0;  // of control.arrived; what came while the step was made delays by one run-ahead at most
   bool stopped = false;
-  i64 loop_index = 0;
-  bool leave = false;
 
-  static void enter(void* self, int thread) { static_cast<Pass*>(self)->walk(thread); }
+  Pass(Machine& owner, const i64* instructions, size_t count, const i64* values)
+      : machine(owner), tape(instructions), words(count), arrived_before(owner.control_->arrived) {
+    for (int i = 0; i < kSymbols; i++) symbols[i] = values[i];
+    pages_node.kernel = &change_pages;
+    pages_node.args = {reinterpret_cast<i64>(&machine)};
+    if (machine.profiling_) begun = nanoseconds();
+  }
 
-  void walk(int thread) {
+  // Threads that work take what they need from here: nothing of it changes while a phase lasts.
+  static void work(void* self, int thread, bool taking) {
+    const Pass& pass = *static_cast<Pass*>(self);
+    const Machine& m = pass.machine;
     set_float_mode();
-    Machine& m = machine;
-    i64 dims[kMaxDims];
     Run run{};
     run.thread = thread;
     run.threads = m.team_.size();
-    run.team = &m.team_;
-    run.meet = [](const Run& of, i64) { static_cast<Team*>(of.team)->barrier(); };
+    run.team = &pass.machine.team_;
+    run.meet = taking ? &meet_taking : &meet_divided;
+    run.sections = const_cast<Section*>(pass.sections);
+    run.taking = taking;
     run.scratch = m.memory.region(m.scratch_region_).address + static_cast<size_t>(thread) * m.scratch_bytes_;
     run.scratch_bytes = static_cast<i64>(m.scratch_bytes_);
-    run.dims = dims;
+    run.dims = pass.dims;
     run.step = &m.step_;
     run.slots = &m.slots_;
     run.groups = m.groups_.data();
     run.arena = m.arena_region_ < 0 ? nullptr : m.memory.region(m.arena_region_).address;
-    size_t loop_start = 0;
-    for (size_t at = 0; at + 2 < words && !stopped; at += 3) {
-      const i64 a = tape[at + 1], b = tape[at + 2];
-      switch (tape[at]) {
-        case kState: change_pages(thread); break;
-        case kRun: run_program(a, run, dims); break;
-        case kChunks: run_chunks(a, b, run, dims); break;
-        case kLoop: loop_start = at; break;
-        case kAdvance:
-          if (thread == 0) advance();
-          m.team_.barrier();
-          break;
-        case kEnd:
-          run.iteration = loop_index;
-          if (!leave) at = loop_start;
-          break;
-        default: break;
+    run.iteration = pass.loop_index;
+    const LoadedNode& node = *pass.node;
+    node.kernel(node.args.data(), run);
+    if (!taking && node.ahead_of_next != nullptr) node.ahead_of_next((&node + 1)->args.data(), run);
+  }
+
+  static bool next(void* self) { return static_cast<Pass*>(self)->move(); }
+
+  static void meet_divided(const Run& run, i64) { static_cast<Team*>(run.team)->barrier(run.thread); }
+  static void meet_taking(const Run& run, i64 units) {
+    static_cast<Team*>(run.team)->wait_done(run.thread, run.sections[0].done, units);
+  }
+
+  // To the next node; false at the end of the tape, or when the control page says stop.
+  bool move() {
+    Control& control = *machine.control_;
+    control.progress = control.progress + 1;
+    if (machine.profiling_ && program >= 0) {
+      const i64 now = nanoseconds();
+      machine.times_[static_cast<size_t>(program)][at_node] += now - begun;
+      begun = now;
+    }
+    sections[0] = sections[1] = Section{};
+    stopped = stopped || control.stop != 0;
+    if (stopped) return false;
+    if (program >= 0) {
+      const auto& nodes = machine.programs_[static_cast<size_t>(program)]->nodes;
+      if (++at_node < nodes.size()) {
+        node = &nodes[at_node];
+        return true;
       }
+      program = -1;
+    }
+    while (at + 2 < words) {
+      if (instruction(tape[at], tape[at + 1], tape[at + 2])) return true;
+    }
+    return false;
+  }
+
+  // Whether it has opened nodes to run; otherwise it is done, and `at` stands on what comes after it.
+  bool instruction(i64 what, i64 a, i64 b) {
+    switch (what) {
+      case kState:
+        at += 3;
+        node = &pages_node;
+        return machine.step_.header[H_zero_pages] + machine.step_.header[H_copy_pages] > 0;
+      case kRun: at += 3; return open(a);
+      case kChunks: return next_of_chunk(a, b);
+      case kLoop: loop_start = at, at += 3; return false;
+      case kAdvance: at += 3, advance(); return false;
+      case kEnd: at = leave ? at + 3 : loop_start + 3; return false;
+      default: at += 3; return false;
     }
   }
 
-  static void clear(Section (&of_node)[2]) {
-    for (Section& section : of_node) __atomic_store_n(&section.next, 0, __ATOMIC_RELAXED);
+  bool open(i64 id) {
+    const Program& opened = *machine.programs_[static_cast<size_t>(id)];
+    if (opened.nodes.empty()) return false;
+    for (size_t i = 0; i < opened.dims.size(); i++) dims[i] = opened.dims[i].value(symbols);
+    program = id;
+    at_node = 0;
+    node = &opened.nodes[0];
+    return true;
   }
 
-  void run_program(i64 id, Run& run, i64* dims) {
-    const Program& program = *machine.programs_[static_cast<size_t>(id)];
-    for (size_t i = 0; i < program.dims.size(); i++) dims[i] = program.dims[i].value(symbols);
-    for (size_t i = 0; i < program.nodes.size(); i++) {
-      const LoadedNode& node = program.nodes[i];
-      run.sections = sections[i & 3];
-      i64 begin = 0;
-      if (run.thread == 0) {
-        machine.control_->progress = machine.control_->progress + 1;
-        // Used two nodes ago, and next in two: every thread has passed the barrier in between.
-        clear(sections[(i + 2) & 3]);
-        if (machine.control_->stop != 0) stopping = true;
-        if (machine.profiling_) begin = nanoseconds();
-      }
-      node.kernel(node.args.data(), run);
-      if (node.ahead_of_next != nullptr) node.ahead_of_next(program.nodes[i + 1].args.data(), run);
-      machine.team_.barrier();
-      if (run.thread == 0 && machine.profiling_) machine.times_[static_cast<size_t>(id)][i] += nanoseconds() - begin;
+  // Head and sample of one chunk of rows after the other.
+  bool next_of_chunk(i64 head, i64 sample) {
+    if (in_head) {
+      in_head = false;
+      chunk_first += kHeadRows;
+      return open(sample);
     }
-    // The next program begins with the first sections: all that may be in use are cleared here, between two barriers.
-    if (run.thread == 0) {
-      for (auto& of_node : sections) clear(of_node);
-      stopped = stopped || stopping;
-    }
-    machine.team_.barrier();
-  }
-
-  void run_chunks(i64 head, i64 sample, Run& run, i64* dims) {
     const i64 total = machine.step_.header[H_logit_rows];
-    for (i64 first = 0; first < total && !stopped; first += kHeadRows) {
-      if (run.thread == 0) {
-        machine.step_.header[H_logit_first] = first;
-        symbols[kLogitRows] = total - first < kHeadRows ? total - first : kHeadRows;
-      }
-      machine.team_.barrier();
-      run_program(head, run, dims);
-      if (!stopped) run_program(sample, run, dims);
+    if (chunk_first >= total) {
+      chunk_first = 0;
+      at += 3;
+      return false;
     }
+    machine.step_.header[H_logit_first] = chunk_first;
+    symbols[kLogitRows] = total - chunk_first < kHeadRows ? total - chunk_first : kHeadRows;
+    in_head = true;
+    return open(head);
   }
 
-  void change_pages(int thread) {
-    Machine& m = machine;
+  // The node of instruction `state`: pages of a pool are its units.
+  static void change_pages(const i64* args, const Run& run) {
+    const Machine& m = *reinterpret_cast<const Machine*>(args[0]);
     const i64 zeros = m.step_.header[H_zero_pages], copies = m.step_.header[H_copy_pages];
-    for (size_t pool = 0; pool < m.pools_.size(); pool++) {
-      const auto bytes = static_cast<size_t>(m.pool_page_bytes_[pool]);
-      for (i64 i = thread; i < zeros; i += m.team_.size())
-        std::memset(m.pools_[pool] + static_cast<size_t>(m.step_.zero_page[i]) * bytes, 0, bytes);
+    const auto pools = static_cast<i64>(m.pools_.size());
+    const auto page = [&](i64 pool, int32_t index) {
+      return m.pools_[static_cast<size_t>(pool)] + index * m.pool_page_bytes_[static_cast<size_t>(pool)];
+    };
+    const auto bytes = [&](i64 pool) { return static_cast<size_t>(m.pool_page_bytes_[static_cast<size_t>(pool)]); };
+    for (Share share; take(run, 0, zeros * pools, share);) {
+      for (i64 i = share.begin; i < share.end; i++)
+        std::memset(page(i / zeros, m.step_.zero_page[i % zeros]), 0, bytes(i / zeros));
     }
-    if (zeros > 0) m.team_.barrier();
-    for (size_t pool = 0; pool < m.pools_.size(); pool++) {
-      const auto bytes = static_cast<size_t>(m.pool_page_bytes_[pool]);
-      for (i64 i = thread; i < copies; i += m.team_.size())
-        std::memcpy(m.pools_[pool] + static_cast<size_t>(m.step_.copy_page[2 * i + 1]) * bytes,
-                    m.pools_[pool] + static_cast<size_t>(m.step_.copy_page[2 * i]) * bytes, bytes);
+    run.meet(run, zeros * pools);
+    for (Share share; take(run, 1, copies * pools, share);) {
+      for (i64 i = share.begin; i < share.end; i++) {
+        const int32_t* pair = m.step_.copy_page + 2 * (i % copies);
+        std::memcpy(page(i / copies, pair[1]), page(i / copies, pair[0]), bytes(i / copies));
+      }
     }
-    m.team_.barrier();
   }
 
-  // Thread 0 alone: commits the sampled ids to the slots, then decides whether another decode step follows.
+  // Commits the sampled ids to the slots, then decides whether another decode step follows.
   // The sampled rows of a sequence stand in order. Behind the first of them each was computed as if the ids drafted before
   // it, which lie in slot.ids from `known` on, were right; the first row that samples another id, or the sequence's end,
   // ends the chain.
@@ -222,8 +249,13 @@ struct Pass {
     }
   }
 
-  bool stopping = false;
-  i64 arrived_before = 0;  // of control.arrived; what came while the step was made delays by one run-ahead at most
+  const LoadedNode* node = nullptr;
+  LoadedNode pages_node{};
+  i64 dims[kMaxDims] = {};
+  Section sections[2] = {};
+  size_t at = 0, at_node = 0, loop_start = 0;
+  i64 program = -1, chunk_first = 0, loop_index = 0, begun = 0;
+  bool in_head = false, leave = false;
 };
 
 Machine::Machine(const std::string& isa, int threads, size_t scratch_bytes)
@@ -342,10 +374,8 @@ bool Machine::walk(const i64* tape, size_t words, const i64* symbols) {
     if (!known || (names_program && (tape[at + 1] < 0 || tape[at + 1] >= programs() || last < 0 || last >= programs())))
       throw std::invalid_argument("unknown instruction or program at word " + std::to_string(at) + " of the tape");
   }
-  Pass pass{*this, tape, words};
-  for (int i = 0; i < kSymbols; i++) pass.symbols[i] = symbols[i];
-  pass.arrived_before = control_->arrived;
-  team_.run(&Pass::enter, &pass);
+  Pass pass(*this, tape, words, symbols);
+  if (pass.move()) team_.run(&Pass::work, &Pass::next, &pass);
   return pass.stopped;
 }
 

@@ -68,6 +68,7 @@ class Machine {
   Memory memory;
   const Variant& variant() const { return *variant_; }
   int threads() const { return team_.size(); }
+  Team& team() { return team_; }
 
   void bind_step(int region, const std::vector<i64>& offsets, i64 rows, i64 seqs, i64 results, i64 groups, i64 page_ops);
   void bind_slots(int region, const std::vector<i64>& offsets, i64 slots, i64 ids, i64 groups, i64 pages, i64 words);
@@ -82,7 +83,8 @@ class Machine {
   int run(const i64* tape, size_t words);
   // Runs Programs outside a step, with all symbols = rows: ceilings, tests of kernels, verify.
   void run_nodes(const i64* tape, size_t words, i64 rows);
-  // Nanoseconds per node of the programs of the last run, when profiling is on: [program][node] flattened in load order.
+  // Nanoseconds per node of the programs of the last run, when profiling is on: [program][node] flattened in load order. From
+  // the end of the node before to the end of this one, by whichever thread was the last: not one thread's view.
   void profile(bool on);
   std::vector<i64> node_times() const;
 

@@ -1,10 +1,19 @@
-// The thread team: persistent threads that run one function together and meet at barriers.
+// The thread team: persistent threads that do the phases of a run together. Knows nothing of nodes or kernels.
 //
-// Waiting is spin, then yield, then futex: a pure spin collapses when cores are taken by others, a pure sleep costs tens
-// of microseconds at each of the hundreds of barriers of a step.
+// A phase is divided evenly among all threads and ends when all have arrived: a barrier. That is the fastest while every
+// thread has its core. When a thread was seen to wait for a core while others waited for it, phases are *taken* for a
+// while: a thread enters a phase if it is there, takes units of it piece by piece (kernel.h, take()), and the phase ends
+// when its units are done and all who entered have left. A thread without a core misses phases and holds nobody up.
+// A thread that loses its core in the middle of a phase does hold the others up; the first of them that has waited long
+// enough to make sure gives it its own core and queues for the other one (cores.h).
+//
+// Waiting is spin, then rescue, then yield, then futex: a pure spin collapses when cores are taken by others, a pure sleep
+// costs tens of microseconds at each of the hundreds of phases of a step. More threads than cores: the surplus sleeps while
+// phases are taken.
 #pragma once
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -12,7 +21,8 @@ namespace octavo {
 
 class Team {
  public:
-  using Work = void (*)(void* argument, int thread);
+  using Work = void (*)(void* argument, int thread, bool taking);  // a thread's part of a phase
+  using Next = bool (*)(void* argument);  // between two phases, on one thread: whether another one follows
 
   explicit Team(int threads);  // threads >= 1; the caller of run() is thread 0
   Team(const Team&) = delete;
@@ -20,27 +30,58 @@ class Team {
   ~Team();
 
   int size() const { return size_; }
-  // Calls work(argument, thread) once on every thread and returns when all are done. Not reentrant.
-  void run(Work work, void* argument);
-  // Every thread of the running work must call it equally often.
-  void barrier();
+  // Phases until next() says that there is none: at least one. Not reentrant.
+  void run(Work work, Next next, void* argument);
+  // Inside a phase that is divided: every thread must call it equally often.
+  void barrier(int thread);
+  // Inside a phase that is taken: waits until `done` has reached `units`.
+  void wait_done(int thread, const int64_t& done, int64_t units);
+  // Times that a waiting thread gave its core away: for tests and for whoever wonders about a slow machine.
+  int64_t rescues() const { return rescues_.load(std::memory_order_relaxed); }
+  // Phases are taken for the next `nanoseconds`, as after a late thread: for tests.
+  void suppose_late(int64_t nanoseconds);
 
  private:
-  // A word that threads wait for to change.
-  struct Gate {
-    alignas(64) std::atomic<uint32_t> generation{0};
-    alignas(64) std::atomic<uint32_t> sleepers{0};
-    void open();
-    void wait(uint32_t seen, int spins);
+  // The phase in the upper half, flags and the number of threads inside (only of a taken phase) in the lower.
+  using State = uint64_t;
+  struct alignas(64) Seat {
+    std::atomic<uint32_t> entered{0}, finished{0};  // phases
+    std::atomic<int> id{0};                         // the system's number of the thread
+    std::atomic<bool> helped{false};                // somebody gives it a core just now
   };
 
   void follow(int thread);
+  uint32_t work_through(int thread, uint32_t seen);
+  bool enter(uint32_t phase);
+  bool leave();
+  void close(int thread, State state);
+  void open(State state);
+  void sleep_until_divided();
+  State wait_for_change(int thread, uint32_t seen, bool idle);
+  template <class Ready>
+  void wait_inside(int thread, const Ready& ready);
+  void look_after(int thread, uint32_t phase, State state);
+  bool runs(const Seat& seat) const;
+  void give_core(int thread, Seat& to);
+  void late();
+  bool taken_now();
 
-  const int size_;
+  const int size_, cores_;
+  alignas(64) std::atomic<State> state_{0};
   alignas(64) std::atomic<int> arrived_{0};
-  Gate inner_;  // barriers inside a run
-  Gate start_;  // a run begins, or the team ends
+  alignas(64) std::atomic<uint32_t> sleepers_{0};
+  alignas(64) std::atomic<int> meeting_{0};        // arrived at the barrier inside a phase
+  alignas(64) std::atomic<uint32_t> meetings_{0};  // such barriers so far
+  std::atomic<uint32_t> divided_{0};               // counts up to wake parked threads
+  std::atomic<int> parked_{0};                     // more threads than cores: these sleep while phases are taken
+  std::atomic<uint32_t> returned_{0};              // the phase that the caller has last seen the end of a run in
+  std::atomic<int64_t> taken_until_{0};            // nanoseconds(); 0: phases are divided
+  std::atomic<int64_t> ended_{0};                  // when phases were last taken
+  std::atomic<int64_t> patience_{0};               // for how long a late thread makes phases taken
+  std::atomic<int64_t> rescues_{0};
+  std::unique_ptr<Seat[]> seats_;
   Work work_ = nullptr;
+  Next next_ = nullptr;
   void* argument_ = nullptr;
   std::atomic<bool> ending_{false};
   std::vector<std::thread> threads_;

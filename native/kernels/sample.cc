@@ -224,8 +224,7 @@ static void sample(const i64* args, const Run& run) {
   const float* logits = reinterpret_cast<const float*>(args[0]);
   const i64 ld = args[1], V = args[2], rows = run.dims[args[5]];
   const i64 stride = sample_bytes(V);
-  if (stride > args[4]) __builtin_trap();  // a mistake of the plan: no thread could work
-  if ((run.thread + 1) * stride > args[4]) return;
+  if ((run.thread + 1) * stride > args[4]) __builtin_trap();  // a mistake of the plan
   const Workspace ws = carve(reinterpret_cast<uint8_t*>(args[3]) + run.thread * stride, V);
   const i64 first = run.step->header[H_logit_first], result = run.step->header[H_result_first] + first;
   for (Share row; take_one(run, 0, rows, row);) {

@@ -125,6 +125,17 @@ def test_equal_bits_for_every_loop_thread_count_and_chunking(isa: str, kv: str, 
     assert len(set(map(tuple, (ids for ids, _ in wanted[1])))) == len(PROMPTS)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_equal_bits_when_a_thread_is_late(threads: int, path: Path) -> None:
+    """Units are taken instead of divided, for two hours or until the next clock tick."""
+    wanted = Session(path, VARIANTS[0], 1).answers(PROMPTS)
+    session = Session(path, VARIANTS[0], threads)
+    for nanoseconds in (7_200_000_000_000, 1):
+        session.executor.machine.suppose_late(nanoseconds)
+        for loop, chunk in ((1, 64), (8, 33)):
+            assert session.answers(PROMPTS, loop=loop, chunk=chunk) == wanted
+
+
 def test_fused_variants_agree_on_a_float_cache(path: Path) -> None:
     """Only bf16 pages are read in another rounding by avx512bf16."""
     fused = [isa for isa in VARIANTS if isa != "portable"]

@@ -1,0 +1,98 @@
+"""What other processes on our cores cost: tokens a second while busy loops hold cores, and with more threads than cores.
+
+python bench/contention.py MODEL.gguf [--rounds 3] [--out docs/benchmarks/NAME.md]
+
+A busy loop pinned to a core takes half of it in a fair schedule, so with c cores and b busy loops 1 - b / (2 c) of the quiet
+rate is what the loops leave. Conditions alternate inside a round, and the table gives the median of the rounds. Two threads
+fewer or more than cores are engines of their own, made one after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from octavo import LLM, SamplingParams
+from octavo.machine import read_machine
+
+# name, requests at once, ids of a prompt, tokens made
+WORK = (("decode 1", 1, 16, 96), ("decode 32", 32, 16, 16), ("prefill 512", 1, 512, 1))
+
+
+@contextmanager
+def busy(cores: list[int]) -> Iterator[None]:
+    """A process that does nothing but run, on each of the cores."""
+    code = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+    loops = [subprocess.Popen([sys.executable, "-c", code, str(core)]) for core in cores]
+    try:
+        time.sleep(0.3 if loops else 0.0)  # until they run
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+def rate(llm: LLM, requests: int, prompt: int, output: int) -> float:
+    """Tokens a second of one call: those of the prompt where one token is made, else those made."""
+    prompts = [[(7 * i + 13 * r) % 1000 + 100 for i in range(prompt)] for r in range(requests)]
+    begin = time.perf_counter()
+    llm.generate(prompts, SamplingParams(temperature=0.0, max_tokens=output, ignore_eos=True), use_tqdm=False)
+    return requests * (prompt if output == 1 else output) / (time.perf_counter() - begin)
+
+
+def measured(model: str, threads: int, loads: dict[str, list[int]], rounds: int) -> dict[tuple[str, str], float]:
+    """(condition, work) -> median tokens a second of an engine with so many threads."""
+    llm = LLM(model, threads=threads, max_num_seqs=32, max_model_len=1024, enable_prefix_caching=False)
+    seen: dict[tuple[str, str], list[float]] = {}
+    for number in range(rounds + 1):  # the first one warms up
+        for condition, cores in loads.items():
+            with busy(cores):
+                for work, *shape in WORK:
+                    tokens = rate(llm, *shape)
+                    if number > 0:
+                        seen.setdefault((condition, work), []).append(tokens)
+    llm.close()
+    return {key: statistics.median(values) for key, values in seen.items()}
+
+
+def table(figures: dict[tuple[str, str], float]) -> str:
+    """Rates, and their share of the quiet ones."""
+    conditions = list(dict.fromkeys(condition for condition, _ in figures))
+    names = [name for name, *_ in WORK]
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for condition in conditions:
+        cells = [
+            f"{figures[condition, n]:,.0f} ({figures[condition, n] / figures[conditions[0], n]:.2f})" for n in names
+        ]
+        lines.append(f"| {condition} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    cores = sorted(os.sched_getaffinity(0))
+    n = len(cores)
+    loads = {f"quiet, {n} threads": [], "one core taken": cores[-1:], "all cores taken": cores}
+    figures = measured(args.model, n, loads, args.rounds)
+    figures |= measured(args.model, 2 * n, {f"{2 * n} threads on {n} cores": []}, args.rounds)
+    head = f"{Path(args.model).name} on {n} cores of {read_machine().cpu_name}: tokens a second (share of quiet)"
+    text = f"{head}\n\n{table(figures)}\n"
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
