@@ -1,10 +1,10 @@
-"""What other processes on our cores cost: tokens a second while busy loops hold cores, and with more threads than cores.
+"""What other processes on our cores cost: tokens a second while busy loops hold cores, and with threads to spare.
 
 python bench/contention.py MODEL.gguf [--rounds 3] [--out docs/benchmarks/NAME.md]
 
-A busy loop pinned to a core takes half of it in a fair schedule, so with c cores and b busy loops 1 - b / (2 c) of the quiet
-rate is what the loops leave. Conditions alternate inside a round, and the table gives the median of the rounds. Two threads
-fewer or more than cores are engines of their own, made one after the other.
+A busy loop pinned to a core takes half of it in a fair schedule: on c cores b of them leave 1 - b / (2 c) of the quiet
+rate. Conditions alternate inside a round, and the table gives the median of the rounds. The engine with twice as many
+threads as cores comes after the other one.
 """
 
 from __future__ import annotations
