@@ -260,7 +260,7 @@ def test_checkpoints(tmp_path: pathlib.Path) -> None:
     assert len(list(tmp_path.rglob("tokenizer.json"))) == 1
     broken = {**checkpoint.tokenizer_metadata(), "tokenizer.ggml.pre": "poro"}
     with pytest.raises(UnsupportedModel, match=r"Q4_1\.gguf: tokenizer\.ggml\.pre"):
-        Tokenizer.from_checkpoint(dataclasses.replace(checkpoint, metadata_reader=lambda: broken))
+        Tokenizer.from_checkpoint(dataclasses.replace(checkpoint, metadata_reader=lambda arrays: broken))
     folder = open_checkpoint(real.smollm2_safetensors())
     assert Tokenizer.from_checkpoint(folder).encode("Hello <|im_end|>") == tokenizer.encode("Hello <|im_end|>")
 

@@ -47,7 +47,7 @@ class Checkpoint:
     generation_config: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
     tokenizer_files: Mapping[str, Path] = field(default_factory=dict)  # file name -> path; empty for GGUF
-    metadata_reader: Callable[[], dict[str, Any]] = dict
+    metadata_reader: Callable[[bool], dict[str, Any]] = lambda arrays: {}
 
     def read(
         self, name: str, offset: int = 0, nbytes: int | None = None, out: NDArray[np.uint8] | None = None
@@ -67,9 +67,10 @@ class Checkpoint:
         read_exactly(tensor.file, tensor.offset + offset, target, name)
         return target
 
-    def tokenizer_metadata(self) -> dict[str, Any]:
-        """The tokenizer's keys of a GGUF file with their arrays as lists, read now and not kept; {} for a folder."""
-        return self.metadata_reader()
+    def tokenizer_metadata(self, arrays: bool = True) -> dict[str, Any]:
+        """The tokenizer's keys of a GGUF file with their arrays as lists, read now and not kept; {} for a folder.
+        arrays: False leaves the arrays out, which take 0.2 s for 150,000 tokens."""
+        return self.metadata_reader(arrays)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:

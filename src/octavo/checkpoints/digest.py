@@ -1,4 +1,5 @@
-"""SHA-256 of model files, remembered by (path, size, mtime, inode). It knows nothing of what is in them."""
+"""SHA-256 of model files, or of parts of them, remembered by (path, size, mtime, inode). It knows nothing of what is in
+them."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from octavo.errors import CheckpointError
@@ -14,13 +15,21 @@ from octavo.errors import CheckpointError
 
 def file_digest(path: Path, cache_dir: Path | None = None) -> str:
     """SHA-256 (hex) of one file. A note in `cache_dir`/digests spares reading it again while it is unchanged."""
-    try:
-        about = path.stat()
-        note = _note(path, about, cache_dir)
-        if note is not None and note.exists() and re.fullmatch("[0-9a-f]{64}", remembered := note.read_text("ascii")):
-            return remembered
+
+    def whole() -> str:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    return remembered_digest(path, cache_dir, "", whole)
+
+
+def remembered_digest(path: Path, cache_dir: Path | None, part: str, make: Callable[[], str]) -> str:
+    """SHA-256 (hex) of a named part of a file ("": all of it), made by `make` where no note of it is kept."""
+    try:
+        note = _note(path, path.stat(), cache_dir, part)
+        if note is not None and note.exists() and re.fullmatch("[0-9a-f]{64}", kept := note.read_text("ascii")):
+            return kept
+        found = make()
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"cannot read {path}: {error}", path=str(path)) from error
     if note is not None:
@@ -43,10 +52,10 @@ def remember_digest(path: Path, digest: str, cache_dir: Path) -> None:
         remember(note, digest)
 
 
-def _note(path: Path, about: os.stat_result, cache_dir: Path | None) -> Path | None:
+def _note(path: Path, about: os.stat_result, cache_dir: Path | None, part: str = "") -> Path | None:
     if cache_dir is None:
         return None
-    key = f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ino}"
+    key = f"{path.resolve()}\0{about.st_size}\0{about.st_mtime_ns}\0{about.st_ino}" + (f"\0{part}" if part else "")
     return cache_dir / "digests" / hashlib.sha256(os.fsencode(key)).hexdigest()
 
 

@@ -119,17 +119,21 @@ class _Cursor:
         """Steps over an array of strings: 300,000 of them in a large vocabulary, so their lengths are read in place."""
         length_at = struct.Struct("<Q").unpack_from
         window, start = self._window, self._start
+        at, last = self.offset - start, len(window) - 8
         for _ in range(count):
-            at = self.offset - start
-            if at + 8 > len(window):
+            if at > last:
+                self._jump(start + at)
                 self.take(8, "a string's length")
                 window, start = self._window, self._start
-                self.offset -= 8
-                at = self.offset - start
-            end = self.offset + 8 + length_at(window, at)[0]
-            if end > self.size:
-                self.fail(f"has a string that ends at byte {end:,} but the file has {self.size:,}")
-            self.offset = end
+                at, last = self.offset - 8 - start, len(window) - 8
+            at += 8 + length_at(window, at)[0]
+        self._jump(start + at)
+
+    def _jump(self, end: int) -> None:
+        """Go on after a string that ends at byte `end`."""
+        if end > self.size:
+            self.fail(f"has a string that ends at byte {end:,} but the file has {self.size:,}")
+        self.offset = end
 
 
 def read_gguf(path: Path) -> GGUFFile:
@@ -150,6 +154,12 @@ def read_arrays(file: GGUFFile, prefix: str) -> dict[str, Any]:
         return found
 
     return _with_cursor(file.path, read)
+
+
+def scalars(file: GGUFFile, prefix: str) -> dict[str, Any]:
+    """All metadata whose key starts with `prefix` but for the arrays left in the file."""
+    found = {key: value for key, value in file.metadata.items() if key.startswith(prefix)}
+    return {key: value for key, value in found.items() if not isinstance(value, ArrayRef)}
 
 
 def _with_cursor(path: Path, read: Callable[[_Cursor], T]) -> T:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from octavo.checkpoints.checkpoint import Checkpoint, read_exactly
-from octavo.checkpoints.gguf import ArrayRef, GGUFFile, read_arrays, read_gguf
+from octavo.checkpoints.gguf import ArrayRef, GGUFFile, read_arrays, read_gguf, scalars
 from octavo.errors import CheckpointError, UnsupportedModel
 
 # general.architecture -> (architectures, model_type). 'llama' stands for Llama, Mistral and SmolLM2 in GGUF.
@@ -56,7 +56,7 @@ def open_gguf(path: Path) -> Checkpoint:
         files=(path,),
         generation_config=_generation_config(file),
         chat_template=template if isinstance(template, str) else None,
-        metadata_reader=lambda: read_arrays(file, "tokenizer."),
+        metadata_reader=lambda arrays: read_arrays(file, "tokenizer.") if arrays else scalars(file, "tokenizer."),
     )
 
 

@@ -121,24 +121,23 @@ def _show_progress(what: str, done: int, total: int) -> None:
 
 
 def fit_cost(runner: Runner, *, few_rows: bool = False) -> CostModel:
-    """Time a few small steps on empty pages and fit the cost model; under 0.3 s for a 135M model.
+    """Time a few small steps on empty pages and fit the cost model.
 
-    few_rows: also time the steps that speculation chooses between (0.05 s; 0.35 s for 1.5B)."""
+    Zeroed pages cost attention what full ones do, so no prompt is computed to fill them; 32 rows are the first chunk at
+    full rate (docs/performance.md). 25 ms for a 135M model, 0.25 s for 1.5B; 256 rows first and chunks of 64 took
+    0.10 and 1.0 s. Running steps correct the fit. few_rows: also time the steps that speculation chooses between
+    (0.05 s; 0.35 s for 1.5B).
+    """
     facts = runner.facts
     length = min(256, facts.max_model_len - 2, (facts.pages - 1) * PAGE_TOKENS, facts.max_rows)
     params = SamplingParams(temperature=0, max_tokens=1)
     pages = tuple(range(1, 1 + -(-length // PAGE_TOKENS)))
     opened = SlotOpen(0, tuple([1] * length), length, params, 0, 0, facts.max_model_len, ())
     appended = tuple(PagesAppended(0, group.index, 0, pages) for group in facts.groups)
-    runner.run(Step(0, (RowRun(0, 0, length, True),), (opened,), (), appended, pages))
+    runner.run(Step(0, (RowRun(0, 0, 1, length == 1),), (opened,), (), appended, pages))  # untimed: first touches
     timed = []
-    for start, rows in (
-        (0, 1),
-        (0, 1),
-        (0, min(32, length)),
-        (0, min(64, length)),
-        (length - min(64, length), min(64, length)),
-    ):
+    chunk = min(32, length)
+    for start, rows in ((0, 1), (0, chunk), (length - chunk, chunk)):
         step = Step(0, (RowRun(0, start, rows, start + rows == length),))
         stats = runner.run(step).stats
         timed.append(TimedStep(rows, stats.visible_keys, stats.native_seconds))

@@ -15,6 +15,7 @@ from octavo.errors import ConfigError, DoesNotFit
 from octavo.execution.native import Bounds, Layouts, Regions, lay_out
 from octavo.execution.step import PAGE_TOKENS
 from octavo.lowering.lower import LoweringFacts, lower
+from octavo.lowering.lowered import Lowered
 from octavo.models import binding, registry
 from octavo.program.trace import trace, weights_of
 from octavo.quantization.kv import kv_dtype
@@ -73,8 +74,12 @@ def make_plan(checkpoint: Checkpoint, config: EngineConfig, *, free: int, thread
     share = SHARE if config.gpu_memory_utilization is None else config.gpu_memory_utilization
     allowed = int(free * share)
 
+    lowered: dict[int, _Lowered] = {}  # by context: a pool of another size changes no phase, and lowering takes 25 ms
+
     def plan(context: int, pages: int) -> MemoryPlan:
-        return _lay_out(checkpoint, config, context, pages, (free, allowed, model_context, threads))
+        if context not in lowered:
+            lowered[context] = _lower(checkpoint, config, context, threads)
+        return _lay_out(lowered[context], config, pages, (free, allowed, model_context, threads))
 
     context = config.max_model_len or model_context
     empty = plan(context, 1)
@@ -133,11 +138,18 @@ def _refusal(config: EngineConfig, needed: MemoryPlan, fitting: int) -> str:
     return "\n".join([f"does not fit: {what}", *shorter, more, *rest])
 
 
-def _lay_out(
-    checkpoint: Checkpoint, config: EngineConfig, context: int, pages: int, given: tuple[int, int, int, int]
-) -> MemoryPlan:
-    """A plan of exactly this context and pool."""
-    free, allowed, model_context, threads = given
+@dataclass(frozen=True)
+class _Lowered:
+    """A model lowered for one context."""
+
+    lowered: Lowered
+    sources: dict[str, binding.WeightSource]
+    context: int
+    rows: int  # of a step at most
+    vocab: int
+
+
+def _lower(checkpoint: Checkpoint, config: EngineConfig, context: int, threads: int) -> _Lowered:
     model = registry.build(checkpoint, positions=context)
     programs = trace(model.functions)
     sources = binding.bind(checkpoint, model, weights_of(programs))
@@ -151,7 +163,14 @@ def _lay_out(
         kv_dtype=kv_dtype(config.kv_cache_dtype).name,
         threads=threads,
     )
-    lowered = lower(programs, facts)
-    bounds = Bounds(rows, config.max_num_seqs, context, pages, threads)
-    layouts = lay_out(lowered, sources, bounds, model.vocab_size)
-    return MemoryPlan(layouts, free, allowed, context, model_context, layouts.page_bytes, sources, model.vocab_size)
+    return _Lowered(lower(programs, facts), sources, context, rows, model.vocab_size)
+
+
+def _lay_out(model: _Lowered, config: EngineConfig, pages: int, given: tuple[int, int, int, int]) -> MemoryPlan:
+    """A plan of exactly this context and pool."""
+    free, allowed, model_context, threads = given
+    bounds = Bounds(model.rows, config.max_num_seqs, model.context, pages, threads)
+    layouts = lay_out(model.lowered, model.sources, bounds, model.vocab)
+    return MemoryPlan(
+        layouts, free, allowed, model.context, model_context, layouts.page_bytes, model.sources, model.vocab
+    )

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -73,20 +73,26 @@ BYTE_PRES: Mapping[str, BytePre] = {
 }
 
 
-def load(metadata: Mapping[str, Any], cache_folder: Path | None, digest: str | None = None) -> tokenizers.Tokenizer:
+def load(
+    metadata: Mapping[str, Any],
+    cache_folder: Path | None,
+    digest: str | None = None,
+    whole: Callable[[], Mapping[str, Any]] | None = None,
+) -> tokenizers.Tokenizer:
     """The tokenizer that the `tokenizer.ggml.*` keys describe, from the cache folder where it is kept.
 
-    digest: names the content, if the caller has it already; then a hit reads no array of `metadata`. A kept file whose
-    checksum is wrong is built again. Raises CheckpointError (broken arrays) and UnsupportedModel (unknown kind).
+    digest: names the content, if the caller has it already; then a hit reads no array of `metadata`. whole: where
+    `metadata` lacks the arrays, gives all of it when the tokenizer must be built. A kept file whose checksum is wrong
+    is built again. Raises CheckpointError (broken arrays) and UnsupportedModel (unknown kind).
     """
     check_kind(metadata)
     if cache_folder is None:
-        return build(metadata)
+        return build(metadata if whole is None else whole())
     entry = cache_folder / _entry_name(metadata, content_digest(metadata) if digest is None else digest)
     kept = _read_entry(entry)
     if kept is not None:
         return kept
-    built = build(metadata)
+    built = build(metadata if whole is None else whole())
     _write_entry(entry, built)
     return built
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import tokenizers
 from tokenizers import AddedToken, processors
 
 from octavo.checkpoints.checkpoint import Checkpoint
+from octavo.checkpoints.digest import remembered_digest
 from octavo.errors import CheckpointError, UnsupportedModel
 from octavo.tokenizer import gguf_tokenizer
 from octavo.tokenizer.byte_table import DecoderKind, byte_table, decoder_kind
@@ -66,13 +67,24 @@ class Tokenizer:
         """The tokenizer of a GGUF file or a Hugging Face folder; eos_ids are joined by those of the configuration."""
         if checkpoint.kind == "gguf":
             try:
-                tokenizer = cls.from_gguf(checkpoint.tokenizer_metadata(), cache_folder)
+                tokenizer = cls._of_gguf(checkpoint, cache_folder)
             except (CheckpointError, UnsupportedModel) as error:
                 raise type(error)(f"{checkpoint.path}: {error.message}") from error
         else:
             tokenizer = cls.from_folder(checkpoint.path)
         tokenizer.eos_ids = _unique([*tokenizer.eos_ids, *checkpoint.eos_token_ids])
         return tokenizer
+
+    @classmethod
+    def _of_gguf(cls, checkpoint: Checkpoint, cache_folder: Path | None) -> Tokenizer:
+        """Where the vocabulary's digest is remembered and its tokenizer kept, the file's arrays are not read."""
+        whole = functools.cache(checkpoint.tokenizer_metadata)
+
+        def digest() -> str:
+            return gguf_tokenizer.content_digest(whole())
+
+        named = remembered_digest(checkpoint.path, cache_folder, "vocabulary", digest)
+        return cls.from_gguf(checkpoint.tokenizer_metadata(arrays=False), cache_folder, named, whole)
 
     @classmethod
     def from_folder(cls, path: Path | str) -> Tokenizer:
@@ -94,11 +106,16 @@ class Tokenizer:
 
     @classmethod
     def from_gguf(
-        cls, metadata: Mapping[str, Any], cache_folder: Path | None = None, digest: str | None = None
+        cls,
+        metadata: Mapping[str, Any],
+        cache_folder: Path | None = None,
+        digest: str | None = None,
+        whole: Callable[[], Mapping[str, Any]] | None = None,
     ) -> Tokenizer:
         """The tokenizer inside a GGUF; `metadata` maps its keys to Python values. With `digest` (a name of the content
-        that the caller has) a cached tokenizer is used without touching the large arrays of `metadata`."""
-        backend = gguf_tokenizer.load(metadata, cache_folder, digest)
+        that the caller has) a cached tokenizer is used without touching the large arrays of `metadata`, which only
+        `whole` need have."""
+        backend = gguf_tokenizer.load(metadata, cache_folder, digest, whole)
         names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
         named = {
             name: _token_at(backend, metadata, f"{gguf_tokenizer.KEY}{key}_token_id") for name, key in names.items()
