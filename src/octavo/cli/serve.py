@@ -7,6 +7,7 @@ It knows no route and no step.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import click
 
@@ -24,18 +25,18 @@ def run(settings: Settings, print_config: bool) -> int:
     if print_config:
         click.echo(to_yaml(settings), nl=False)
         return 0
-    from octavo.server.run import Backend, run_server  # 150 ms that --help and --print-config need not wait
+    from octavo.server.run import Backend, run_server  # --help and --print-config need not wait for it
 
     begin = time.monotonic()
     logs.set_up(settings.log.log_level, json_lines=settings.log.log_json)
     say(f"octavo {__version__} · {settings.engine.model}")
 
-    async def load() -> Backend:
+    async def load(meanwhile: Callable[[], object]) -> Backend:
         from octavo.start import start_served
 
         progress = Progress(client_environment().plain)
         try:
-            served = await start_served(settings, progress.report)
+            served = await start_served(settings, progress.report, meanwhile)
         finally:
             progress.close()
         names = tuple(dict.fromkeys(settings.server.served_model_name or served.files.names))

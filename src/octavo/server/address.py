@@ -22,7 +22,7 @@ _LISTENING = "0A"  # of the fourth column of /proc/net/tcp
 
 
 class Listener:
-    """A bound address. Nothing is accepted before `open`."""
+    """A bound address. Nothing is accepted before `answer_with`."""
 
     def __init__(self, server: asyncio.Server, host: str, port: int, path: Path | None) -> None:
         self.server = server
@@ -57,8 +57,8 @@ class Listener:
         made.append(cls(server, config.host, port, path))
         return made[0]
 
-    async def open(self, factory: Factory, config: ServerConfig) -> None:
-        """Accept connections from now on."""
+    async def answer_with(self, factory: Factory, config: ServerConfig) -> None:
+        """Accept connections, and give those that come from now on to this protocol."""
         self._factory = factory
         try:
             await self.server.start_serving()

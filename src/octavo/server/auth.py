@@ -10,11 +10,13 @@ import hmac
 import re
 from collections.abc import Iterable
 from pathlib import Path
-
-from starlette.types import ASGIApp, Receive, Scope, Send
+from typing import TYPE_CHECKING
 
 from octavo import logs
 from octavo.errors import ConfigError, Unauthorized
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 ALLOWED_HEADERS = (

@@ -1,7 +1,8 @@
-"""The life of a server: take the address, load, serve, drain, end. It owns uvicorn and the signals.
+"""The life of a server: take the address, load, serve, drain, end. It owns the signals.
 
-One SIGINT or SIGTERM: no new work, the open requests are finished within --shutdown-timeout, exit 0. A second one: end
-now, exit 130. SIGHUP: keys are read again. It does not know how a model is loaded.
+While the model loads, the address says so (loading.py) and the HTTP application is imported: the engine's process does
+not wait for it. One SIGINT or SIGTERM: no new work, the open requests are finished within --shutdown-timeout, exit 0. A
+second one: end now, exit 130. SIGHUP: keys are read again. It does not know how a model is loaded.
 """
 
 from __future__ import annotations
@@ -9,30 +10,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import resource
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import uvicorn
 import uvloop
 
 from octavo import logs
-from octavo.async_llm import AsyncLLM
 from octavo.config import ServerConfig
 from octavo.errors import INTERRUPTED, OctavoError
 from octavo.server.address import Listener
-from octavo.server.app import build_app
 from octavo.server.auth import Keys, reload_keys
-from octavo.server.connection import Connection
 from octavo.server.health import Health
-from octavo.server.metrics import Metrics
-from octavo.server.submit import Front
+from octavo.server.loading import Loading
 
-KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they never write into a closing one
+if TYPE_CHECKING:
+    from octavo.async_llm import AsyncLLM
+    from octavo.server.submit import Front
+
 LAST_WORDS_SECONDS = 2.0  # for answers that were cut off to reach their clients
 STOP_SECONDS = 5.0  # for the engine to end by itself
 SWITCH_SECONDS = 1e-4  # a thread that comes back from native code waits so long for the interpreter at most
@@ -56,7 +56,10 @@ class Backend:
     aliases: tuple[str, ...] = ()
 
 
-def run_server(load: Callable[[], Awaitable[Backend]], config: ServerConfig, since: float | None = None) -> int:
+Load = Callable[[Callable[[], object]], Awaitable[Backend]]  # is given what to do in a thread while the engine loads
+
+
+def run_server(load: Load, config: ServerConfig, since: float | None = None) -> int:
     """Serve until a signal; the exit code. since: time.monotonic() of the process's start, for the summary.
 
     Raises what loading raised, AddressInUse, ConfigError, or the error after which no engine is started again.
@@ -75,36 +78,10 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-class _Server(uvicorn.Server):
-    """uvicorn on an address that is bound already; signals are not its business."""
-
-    def __init__(self, config: uvicorn.Config, listener: Listener) -> None:
-        super().__init__(config)
-        self._listener = listener
-
-    async def begin(self, server_config: ServerConfig) -> None:
-        """Start the application, then accept."""
-        config = self.config
-        if not config.loaded:
-            config.load()
-        self.lifespan = config.lifespan_class(config)
-        await self.lifespan.startup()
-        if self.lifespan.should_exit:
-            raise OctavoError("The HTTP application did not start; the log says why.")
-        await self.on_tick(0)  # the date header
-        await self._listener.open(self._protocol, server_config)
-        self.servers = [self._listener.server]
-        self.started = True
-        logging.getLogger("uvicorn.error").info("Uvicorn running on %s (Press CTRL+C to quit)", self._listener.url)
-
-    def _protocol(self) -> asyncio.Protocol:
-        return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
-
-
 class _Life:
     """One run of a server."""
 
-    def __init__(self, load: Callable[[], Awaitable[Backend]], config: ServerConfig, begin: float) -> None:
+    def __init__(self, load: Load, config: ServerConfig, begin: float) -> None:
         self._load = load
         self._config = config
         self._begin = begin
@@ -119,6 +96,7 @@ class _Life:
         loop.add_signal_handler(signal.SIGHUP, reload_keys, keys)
         listener = await Listener.bind(self._config)
         try:
+            await listener.answer_with(Loading, self._config)
             backend = await self._loaded()
             if backend is None:
                 return INTERRUPTED if self._signals[0] == signal.SIGINT else 0
@@ -132,7 +110,7 @@ class _Life:
 
     async def _loaded(self) -> Backend | None:
         """The backend, or None if a signal came first."""
-        load = asyncio.ensure_future(self._load())
+        load = asyncio.ensure_future(self._load(lambda: import_module("octavo.server.http_server")))
         stop = asyncio.create_task(self._first.wait())
         try:
             await asyncio.wait({load, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -146,14 +124,13 @@ class _Life:
             stop.cancel()
 
     async def _serve(self, backend: Backend, listener: Listener, keys: Keys) -> int:
+        from octavo.server.http_server import http_server
+        from octavo.server.metrics import Metrics
+        from octavo.server.submit import Front
+
         metrics = Metrics(backend.names[0])
         front = Front(backend.llm, backend.names, self._config, Health(backend.healthy), metrics, backend.aliases)
-        config = uvicorn.Config(
-            build_app(front, keys), http=Connection, ws="none", lifespan="on", log_config=None,
-            access_log=not self._config.disable_access_log, server_header=False, proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=2,
-        )  # fmt: skip
-        server = _Server(config, listener)
+        server = http_server(front, keys, self._config, listener)
         clock = asyncio.create_task(server.main_loop())
         try:
             await server.begin(self._config)

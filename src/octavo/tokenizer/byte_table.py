@@ -38,18 +38,19 @@ def decoder_kind(backend: tokenizers.Tokenizer) -> DecoderKind:
     return DecoderKind.OTHER
 
 
-def byte_table(backend: tokenizers.Tokenizer, kind: DecoderKind, size: int) -> list[bytes]:
-    """Bytes by id in [0, size); empty where there is no token."""
-    table = [b""] * size
+def byte_table(backend: tokenizers.Tokenizer, kind: DecoderKind) -> list[bytes]:
+    """Bytes by id, to the last one that has a token; empty where there is none."""
+    vocab = backend.get_vocab(with_added_tokens=True)
+    table = [b""] * (max(vocab.values(), default=-1) + 1)
     if kind is DecoderKind.BYTE_LEVEL:
         spelled = _byte_spelling()
-        for token, id_ in backend.get_vocab(with_added_tokens=True).items():
+        for token, id_ in vocab.items():
             try:
                 table[id_] = token.translate(spelled).encode("latin-1")
             except UnicodeEncodeError:  # a character outside of the alphabet: an added token, spelled as it is
                 table[id_] = token.encode()
         return table
-    for token, id_ in backend.get_vocab(with_added_tokens=True).items():
+    for token, id_ in vocab.items():
         byte = _BYTE_PIECE.fullmatch(token)
         table[id_] = bytes([int(byte[1], 16)]) if byte else token.replace("▁", " ").encode()
     return table

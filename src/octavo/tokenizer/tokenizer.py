@@ -219,7 +219,7 @@ class Tokenizer:
     def all_bytes(self) -> list[bytes]:
         """Bytes by id, special tokens as their names; built on first use. Not to be changed."""
         if self._bytes is None:
-            self._bytes = byte_table(self._backend, self.kind, self.vocab_size)
+            self._bytes = byte_table(self._backend, self.kind)
         return self._bytes
 
     def visible_bytes(self) -> list[bytes]:
