@@ -45,6 +45,10 @@ NB_MODULE(_native, m) {
       .def_prop_ro("entries", [](const Machine& self) { return entry_names(self.variant()); })
       .def("allocate", [](Machine& self, const std::string& kind, size_t bytes) { return self.memory.allocate(kind, bytes); },
            nb::arg("kind"), nb::arg("bytes"), "Index of a new zeroed region.")
+      .def("map_file", [](Machine& self, int region, int descriptor, size_t bytes) {
+             nb::gil_scoped_release release;
+             self.memory.map_file(region, descriptor, bytes);
+           }, nb::arg("region"), nb::arg("descriptor"), nb::arg("bytes"), "The region's pages become the file's, read-only.")
       .def("release", [](Machine& self, int region) { self.memory.release(region); })
       .def("address", [](const Machine& self, int region) { return reinterpret_cast<uintptr_t>(self.memory.region(region).address); })
       .def("memory", [](const Machine& self) { return self.memory.by_kind(); }, "Bytes asked for, by kind.")

@@ -25,6 +25,10 @@ class Memory {
 
   // Index of a new zeroed region of `bytes` (at least 64-byte aligned). Throws std::bad_alloc.
   int allocate(const std::string& kind, size_t bytes);
+  // Puts the first `bytes` of a file in place of a region's pages, read-only and shared with every process that does the
+  // same; the address stays. The file must have them: reading past its end is SIGBUS. Throws std::runtime_error, and
+  // leaves zeroed memory then.
+  void map_file(int index, int descriptor, size_t bytes);
   void release(int index);
   const Region& region(int index) const;
   int count() const { return static_cast<int>(regions_.size()); }

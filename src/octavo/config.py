@@ -133,6 +133,10 @@ class EngineConfig:
         "~/.cache/octavo", text("DIR"), "models, tokenizers and packed weights", MACHINE,
         env=("OCTAVO_CACHE",), rare=True,
     )
+    packed_cache: str = option(
+        "auto", choice("auto", "on", "off"),
+        "keep packed weights in the cache folder: later starts map them; auto: from 512 MiB on", MACHINE, rare=True,
+    )
     state_dir: str = option(
         "~/.local/state/octavo", text("DIR"), "the secret of this installation", MACHINE,
         env=("OCTAVO_STATE",), rare=True,

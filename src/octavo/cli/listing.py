@@ -89,6 +89,12 @@ def run(settings: Settings, as_json: bool) -> None:
     table += [(each.name, each.id, f"{each.size / 1e6:,.0f} MB", ago(now - each.modified)) for each in models]
     for line in columns(table):
         click.echo(line.rstrip())
+    packed = [each.stat().st_size for each in (settings.engine.cache_path / "packed").glob("*.weights")]
+    if packed:
+        say(
+            f"packed weights: {len(packed)} files, {sum(packed) / 1e6:,.0f} MB (made again when needed: --packed-cache)"
+        )
+        say(f"  to remove: rm -r {settings.engine.cache_path / 'packed'}")
     if not models:
         say(f"no models yet; octavo pull MODEL, or one of: {', '.join(CATALOGUE)}")
 

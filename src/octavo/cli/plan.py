@@ -17,7 +17,7 @@ from octavo.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import Progress, columns, size
 from octavo.config import EngineConfig, LogConfig, Settings, client_environment
-from octavo.engine.startup import decide_threads, fingerprint
+from octavo.engine.startup import decide_threads, fingerprint, packed_file
 from octavo.errors import DoesNotFit
 from octavo.execution.plan import MemoryPlan, make_plan
 from octavo.execution.step import PAGE_TOKENS
@@ -58,13 +58,18 @@ def run(settings: Settings, as_json: bool) -> None:
     allowed = int(machine.memory_free * share)
     cells = table(checkpoint, engine, threads, plan, allowed)
     isa = runnable_variants()[0] if engine.isa == "auto" else engine.isa
-    mark = fingerprint(checkpoint.digest(engine.cache_path), isa, plan)
+    digest = checkpoint.digest(engine.cache_path)
+    mark, packed = fingerprint(digest, isa, plan), packed_file(engine, digest, plan)
     if as_json:
         data = as_data(checkpoint, plan, cells, allowed, refusal is None) | {"fingerprint": mark}
+        data["packed_file"] = None if packed is None else {"path": str(packed.path), "usable": packed.usable}
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))
     else:
         for line in page(checkpoint, plan, cells, allowed):
             click.echo(line)
+        if packed is not None:
+            state = "mapped, shared between processes" if packed.usable else "kept by the first start"
+            click.echo(f"packed    {packed.path} ({state}; rm frees it)")
         click.echo(f"tokens    {mark} (same fingerprint, same tokens)")
     if refusal is not None:
         raise refusal

@@ -21,6 +21,7 @@ from octavo.engine.core import EngineSetup
 from octavo.engine.cost_model import CostModel, TimedStep
 from octavo.engine.roster import SchedulerConfig
 from octavo.execution.native import NativeExecutor
+from octavo.execution.packed_file import PackedFile, wanted
 from octavo.execution.plan import MemoryPlan, make_plan
 from octavo.execution.runner import Runner
 from octavo.execution.step import PAGE_TOKENS, PagesAppended, RowRun, SlotOpen, Step
@@ -50,6 +51,8 @@ class LoadedModel:
     machine: Machine
     threads: int
     seconds: float  # of loading
+    packed: PackedFile | None  # where the packed weights are kept
+    mapped: bool  # the weights are that file
 
 
 def load_model(path: Path, config: EngineConfig, report: Report | None = None) -> LoadedModel:
@@ -62,9 +65,19 @@ def load_model(path: Path, config: EngineConfig, report: Report | None = None) -
     digest = checkpoint.digest(config.cache_path)
     executor = NativeExecutor(plan.layouts, plan.vocab, "", isa=config.isa)
     progress = None if report is None else lambda done, total: report("load", done, total)
-    executor.load(checkpoint, plan.sources, progress)
+    packed = packed_file(config, digest, plan)
+    mapped = executor.load(checkpoint, plan.sources, progress, packed)
     executor.facts = executor.facts.named(fingerprint(digest, executor.isa, plan))
-    return LoadedModel(checkpoint, plan, executor, Runner(executor), machine, threads, time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    return LoadedModel(checkpoint, plan, executor, Runner(executor), machine, threads, seconds, packed, mapped)
+
+
+def packed_file(config: EngineConfig, digest: str, plan: MemoryPlan) -> PackedFile | None:
+    """Where this model's packed weights are kept, if --packed-cache wants them to be."""
+    nbytes, layouts = plan.regions.weights, plan.layouts
+    if not wanted(config.packed_cache, nbytes):
+        return None
+    return PackedFile.of(config.cache_path, digest, layouts.places, nbytes, layouts.bounds.threads)
 
 
 def decide_threads(config: EngineConfig, machine: Machine) -> int:
@@ -96,11 +109,14 @@ def set_up(path: Path, name: str, config: EngineConfig, report: Report | None = 
         proposer=speculation.new,
         draft_tokens=speculation.tokens,
     )
+    cost = fit_cost(loaded.runner, few_rows=speculation.new is not None)
+    if loaded.packed is not None and not loaded.mapped:  # after what is timed
+        loaded.packed.keep_later(loaded.executor.region("weights"), loaded.executor)
     return EngineSetup(
         runner=loaded.runner,
         scheduler=scheduler,
         model_name=name,
-        cost=fit_cost(loaded.runner, few_rows=speculation.new is not None),
+        cost=cost,
         summary=(*summary(loaded, config), *([f"guesses   {speculation}"] if speculation.new else [])),
         nodes=sum(1 for _ in loaded.plan.layouts.lowered.nodes()),
         watch=loaded.executor.watch,
@@ -192,13 +208,14 @@ def summary(loaded: LoadedModel, config: EngineConfig) -> list[str]:
         else ""
     )
     quota = "" if machine.quota is None else f"; cgroup quota {machine.quota:.1f}"
+    packed = " (packed file)" if loaded.mapped else ""
     chosen = "as asked" if config.threads is not None else f"physical cores{quota}"
     return [
         f"cpu       {machine.cpu_name}, {machine.physical_cores} cores, {_ISA_NAMES[loaded.executor.isa]}, "
         f"{_size(machine.memory_total)} · deterministic",
         f"model     {checkpoint.display_name} · {checkpoint.config.get('model_type')} · {checkpoint.weight_format} · "
         f"context {plan.context:,}{reduced}",
-        f"memory    weights {_size(regions.weights)} + KV {_size(regions.kv)} + arena {_size(arena)} + runtime "
+        f"memory    weights {_size(regions.weights)}{packed} + KV {_size(regions.kv)} + arena {_size(arena)} + runtime "
         f"{_size(plan.runtime)} = {_size(plan.total)} of {_size(plan.allowed)} allowed",
         f"KV cache  {plan.kv_tokens:,} tokens ({kv}, {blocks:,} blocks of {config.block_size}) · "
         f"{plan.kv_tokens / plan.context:.1f} requests at full context",

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.execution import tape
 from octavo.execution.layout import FlatLayout, slot_layout, step_layout
+from octavo.execution.packed_file import PackedFile
 from octavo.execution.step import PAGE_TOKENS, ExecutionFacts, PagedGroup
 from octavo.execution.weights import Place, Progress, aligned_offsets, float_table, load_weights, place_weights
 from octavo.kernels import library
@@ -132,9 +133,13 @@ class NativeExecutor:
         self._tape = tape.decode_tape(self.programs["body"], self.programs["head"], self.programs["sample"])
 
     def load(
-        self, checkpoint: Checkpoint, sources: Mapping[str, WeightSource], progress: Progress | None = None
-    ) -> None:
-        """Fill weights and tables from the checkpoint."""
+        self,
+        checkpoint: Checkpoint,
+        sources: Mapping[str, WeightSource],
+        progress: Progress | None = None,
+        packed: PackedFile | None = None,
+    ) -> bool:
+        """Fill weights and tables from the checkpoint; True if the weights came from the packed file."""
         sizes, lowered = self.layouts.regions, self.layouts.lowered
         tables = self._memory("tables", sizes.tables)
         values = {name: float_table(checkpoint, sources[name]) for name in lowered.vectors}
@@ -142,8 +147,16 @@ class NativeExecutor:
         for name, value in values.items():
             at = self.layouts.tables[name]
             tables[at : at + value.nbytes] = value.astype(np.float32, copy=False).view(np.uint8)
-        region = self._memory("weights", sizes.weights)
-        load_weights(checkpoint, self.layouts.places, region, threads=self.layouts.bounds.threads, progress=progress)
+        if packed is None or not packed.use(self._map_weights):
+            region = self._memory("weights", sizes.weights)
+            load_weights(
+                checkpoint, self.layouts.places, region, threads=self.layouts.bounds.threads, progress=progress
+            )
+            return False
+        return True
+
+    def _map_weights(self, descriptor: int, nbytes: int) -> None:
+        self.machine.map_file(self._regions["weights"], descriptor, nbytes)
 
     def execute(self) -> bool:
         """Run the step that lies in the flat memory; False when it was stopped and committed nothing."""
