@@ -79,14 +79,22 @@ def test_a_server_says_that_it_loads_until_it_answers(tmp_path: Path) -> None:
 async def test_every_connection_gets_one_answer(head: bytes, status: int) -> None:
     config = ServerConfig(port=0)
     listener = await Listener.bind(config)
+    ended = asyncio.Event()
+
+    class Loading(loading.Loading):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            ended.set()
+
     try:
-        await listener.answer_with(loading.Loading, config)
+        await listener.answer_with(Loading, config)
         reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
         for at in range(0, len(head), 100_000):  # in pieces, the body after the answer
             writer.write(head[at : at + 100_000])
             await writer.drain()
         answer = await asyncio.wait_for(reader.read(), 10)
         writer.close()
+        await asyncio.wait_for(ended.wait(), 10)
     finally:
         listener.close()
     words, _, body = answer.partition(b"\r\n\r\n")
