@@ -70,12 +70,16 @@ class Server:
         return sum(int(file.read_text().split()[0]) for file in files) / 1e9
 
     def resident(self) -> int:
-        """RssAnon + RssShmem over all processes, in bytes: memory that is ours and not a file's."""
+        """RssAnon + RssShmem over all processes, in bytes: memory that is ours and not a file's; and what is
+        resident of a mapped packed file, which stands for weights of the plan."""
         total = 0
         for pid in self.pids():
             with contextlib.suppress(FileNotFoundError):
                 status = Path(f"/proc/{pid}/status").read_text()
                 total += sum(int(kib) * 1024 for kib in re.findall(r"Rss(?:Anon|Shmem):\s+(\d+) kB", status))
+                if "/packed/" in Path(f"/proc/{pid}/maps").read_text():
+                    maps = Path(f"/proc/{pid}/smaps").read_text()
+                    total += sum(int(kib) * 1024 for kib in re.findall(r"/packed/.*\n(?:.*\n){0,4}?Rss:\s+(\d+)", maps))
         return total
 
 
