@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+VARIABLES = ("LLAMA_BENCH_DIR", "IK_BENCH_DIR", "LLAMA_AVX2_BENCH_DIR", "OPENVINO_PYTHON", "VLLM_PYTHON")
 ANSWER = 64
 
 
@@ -129,7 +130,7 @@ class Loaded:
     def rate(self, column: Column, setting: str) -> float:
         if setting not in self.running:
             print(f"loading {self.name}, {setting}", file=sys.stderr, flush=True)
-            script = Path(__file__).with_name(self.script)
+            script = Path(__file__).parent / self.script
             self.running[setting] = Running([self.python, script, self.model, self.threads, *self.options[setting]])
         process = self.running[setting]
         process.signal(signal.SIGCONT)
@@ -140,7 +141,7 @@ class Loaded:
 
     def keep(self, settings: set[str]) -> None:
         for setting in set(self.running) - settings:
-            self.running.pop(setting).signal(signal.SIGKILL)
+            self.running.pop(setting).end()
 
 
 class Running:
@@ -155,6 +156,10 @@ class Running:
         )  # fmt: skip
         self._line()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def seconds(self, column: Column, answer: int) -> float:
         """Wall time of one generation."""
         work = {"batch": column.batch, "prompt": column.prompt, "answer": answer}
@@ -163,16 +168,24 @@ class Running:
 
     def signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
-        if number == signal.SIGKILL:
-            self._process.wait()
+            os.killpg(self.pid, number)
+
+    def end(self) -> None:
+        """Kill it, also while it is stopped."""
+        self.signal(signal.SIGKILL)
+        self._process.wait()
+        for each in (self._process.stdin, self._process.stdout, self._words):
+            if each is not None:
+                each.close()
 
     def _line(self) -> str:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
             code = self._process.wait()
             self._words.seek(0)
-            raise RuntimeError(f"exit {code}: {self._words.read()[-500:]}")
+            words = self._words.read()[-500:]
+            self.end()
+            raise RuntimeError(f"exit {code}: {words}")
         return line
 
 
