@@ -155,7 +155,7 @@ BARS = (
     ),
     Bar("clients", "3.7", "the openai client on a live server", tests("tests/server")),
     Bar("hostile", "3.10", "200 mutated files: one clear error each", tests("tests/checkpoints/test_hostile.py")),
-    Bar("speed", "3.8, 4", "the runs behind the rows on speed below", compared),
+    Bar("speed", "3.8, 4", "the runs behind the rows below on ratios and ceilings", compared),
     Bar(
         "served", "4", "32 streams: served ≥ 90 % of offline (goal 95 %), front ≤ 30 µs of CPU a token",
         bench("served.py"), (Limit(r"served ([\d.]+)", 90, 95, most=False), Limit(r"front ([\d.]+)", 30, 30)),

@@ -203,16 +203,16 @@ OPENVINO_SETTINGS = {
 
 def installed(model: Path, threads: int, isa: str) -> list[Peer]:
     """The peers that the environment names and that can read `model`, a GGUF file."""
-    named = os.environ.get
+    named, model = os.environ.get, model.resolve()
     found: list[Peer] = []
     if isa == "avx2":
         if folder := named("LLAMA_AVX2_BENCH_DIR"):
-            found.append(Llama("llama.cpp without AVX-512", Path(folder), model, threads))
+            found.append(Llama("llama.cpp without AVX-512", Path(folder).resolve(), model, threads))
         return found
     if folder := named("LLAMA_BENCH_DIR"):
-        found.append(Llama("llama.cpp", Path(folder), model, threads))
+        found.append(Llama("llama.cpp", Path(folder).resolve(), model, threads))
     if folder := named("IK_BENCH_DIR"):
-        found.append(Llama("ik_llama.cpp", Path(folder), model, threads, repacks=True))
+        found.append(Llama("ik_llama.cpp", Path(folder).resolve(), model, threads, repacks=True))
     if python := named("OPENVINO_PYTHON"):
         found.append(Loaded("OpenVINO", Path(python), "peer_openvino.py", model, threads, OPENVINO_SETTINGS))
     full = model.with_name(f"{model.name.split('.')[0]}-bf16")
@@ -223,7 +223,9 @@ def installed(model: Path, threads: int, isa: str) -> list[Peer]:
 
 def _outputs(command: list[object]) -> tuple[str, str]:
     """Standard output and standard error. Raises RuntimeError with the end of its words where it fails."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    with tempfile.TemporaryDirectory() as folder:  # where the fork leaves a log
+        words = [str(word) for word in command]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=folder)
     if done.returncode:
         raise RuntimeError(f"exit {done.returncode}: {done.stderr[-500:]}")
     return done.stdout, done.stderr

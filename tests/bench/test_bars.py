@@ -61,13 +61,16 @@ def test_verdicts_take_the_newest_run_that_has_the_figure(tmp_path: Path) -> Non
     assert speed_bars.verdict(bar, []).word == "not measured"
     old = comparison(octavo={"decode 32": [300.0]}, vLLM={"decode 32": [50.0]}, OpenVINO={"decode 32": [200.0]})
     new = comparison(octavo={"decode 32": [500.0]}, OpenVINO={"decode 32": [200.0]})
+    for each in (old, new):
+        each.rates["llama.cpp"] = {"decode 32": [100.0]}
+    llama = "5.00 × llama.cpp (must 1)"
     new.date = "2026-02-01"
     for name, each in (("a", new), ("b", old)):
         each.write(tmp_path / f"{name}.json")
     (tmp_path / "bars.json").write_text("{}")
     assert [each.date for each in speed_bars.runs(tmp_path)] == ["2026-02-01", "2026-01-02"]
     verdict = speed_bars.verdict(bar, speed_bars.runs(tmp_path))
-    assert verdict.text == "2.50 × OpenVINO (must 1.7, goal 2.2) · 6.00 × vLLM (goal 3)"
+    assert verdict.text == f"{llama} · 2.50 × OpenVINO (must 1.7, goal 2.2) · 6.00 × vLLM (goal 3)"
     assert (verdict.word, verdict.date) == ("goal met", "2026-02-01")
     assert speed_bars.verdict(bar, [old]).word == "MISSED"
     assert speed_bars.verdict(bar, [new]).word == "met"  # a goal without a figure is not reached
