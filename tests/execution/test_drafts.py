@@ -102,7 +102,7 @@ def session(request: pytest.FixtureRequest, path: Path) -> Session:
 def test_drafts_change_no_bit(session: Session, params: dict[str, Any]) -> None:
     truth = decoded(session, params)
 
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=8, deadline=None)
     @given(st.integers(0, 2**32), st.sampled_from((0.0, 0.5, 0.9, 1.0)))
     def check(seed: int, good: float) -> None:
         assert decoded(session, params, truth, random.Random(seed), good) == truth
