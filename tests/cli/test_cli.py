@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import os
 import re
@@ -155,10 +156,19 @@ def test_bench(home: Path, tmp_path: Path) -> None:
     found = octavo(home, "bench", "-p", "32", "-n", "4", "--batch", "2", "-r", "1")
     assert found.returncode == 0, found.stderr
     head, rule, *rows, roofline = found.stdout.splitlines()
-    assert head.replace("|", " ").split() == ["model", "size", "backend", "threads", "test", "t/s"]
-    assert set(rule) <= set("|-: ") and [row.split("|")[5].strip() for row in rows] == ["pp32", "tg4", "tg4 × 2"]
+    assert head.replace("|", " ").split() == ["model", "size", "params", "backend", "threads", "test", "t/s"]
+    assert set(rule) <= set("|-: ") and [row.split("|")[6].strip() for row in rows] == ["pp32", "tg4", "tg4 × 2"]
     assert all(re.search(r" [\d,.]+ ± [\d,.]+ \|$", row) for row in rows)
     assert re.match(r"roofline: pp32 \d+ %, tg4 \d+ %, tg4 × 2 \d+ % of [\d.]+ GB/s", roofline)
+    deep = octavo(home, "bench", "-p", "16", "-n", "0", "-d", "32", "-r", "2", "-o", "json")
+    (record,) = json.loads(deep.stdout)
+    assert (record["test"], record["n_prompt"], record["n_gen"], record["n_depth"]) == ("pp16 @ d32", 16, 0, 32)
+    assert len(record["samples_ts"]) == 2 and record["model_n_params"] > 0
+    table = list(
+        csv.DictReader(octavo(home, "bench", "-p", "0", "-n", "2", "--batch", "1", "-o", "csv").stdout.splitlines())
+    )
+    assert [row["test"] for row in table] == ["tg2"]
+    assert "nothing is left to measure" in octavo(home, "bench", "-p", "0", "-n", "0").stderr
     file = tmp_path / "latency.json"
     lengths = ["--input-len", "8", "--output-len", "4"]
     flags = ["--batch-size", "2", "--num-iters", "2", "--num-iters-warmup", "0", "--output-json", str(file)]

@@ -6,12 +6,15 @@ prefix cache, greedy, past the model's end ids, over prompts of pseudo-random id
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import random
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +89,18 @@ def load(settings: Settings, sequences: int, tokens: int) -> Loaded:
 
 @dataclass(frozen=True)
 class Test:
-    """A line of the table. `batch` sequences; prompt tokens, then made tokens; rates count what the name says."""
+    """A line of the table. `batch` sequences of `depth` known tokens; prompt tokens, then made tokens; rates count what
+    the name says."""
 
     prompt: int
     output: int
     batch: int = 1
+    depth: int = 0
 
     @property
     def name(self) -> str:
-        if not self.output:
-            return f"pp{self.prompt}"
-        return f"tg{self.output}" + (f" × {self.batch}" if self.batch > 1 else "")
+        work = f"tg{self.output}" if self.output else f"pp{self.prompt}"
+        return work + (f" × {self.batch}" if self.batch > 1 else "") + (f" @ d{self.depth}" if self.depth else "")
 
     @property
     def tokens(self) -> int:
@@ -104,15 +108,20 @@ class Test:
         return self.batch * (self.output or self.prompt)
 
     def run(self, loaded: Loaded) -> float:
-        """Seconds of one run; a prompt is processed by making one token after it."""
-        return loaded.seconds(loaded.prompts(self.batch, self.prompt), self.output or 1)
+        """Seconds of one run; a prompt is processed by making one token after it. Those of the depth are subtracted."""
+        if not self.depth:
+            return loaded.seconds(loaded.prompts(self.batch, self.prompt), self.output or 1)
+        known = loaded.seconds(loaded.prompts(self.batch, self.depth), 1)
+        if self.output:  # the first made token comes with the known ones
+            return loaded.seconds(loaded.prompts(self.batch, self.depth), self.output + 1) - known
+        return loaded.seconds(loaded.prompts(self.batch, self.depth + self.prompt), 1) - known
 
     def least_seconds(self, plan: MemoryPlan, ceilings: Ceilings) -> float:
         """The time that reading weights and KV, or multiplying, takes at best: the roofline."""
         steps = self.output or -(-self.prompt // plan.layouts.bounds.max_rows)
         rows = self.tokens / steps
         weights = plan.layouts.lowered.weights.values()
-        kv = self.batch * (self.output or self.prompt) / 2 * plan.page_bytes / PAGE_TOKENS
+        kv = self.batch * (self.depth + (self.output or self.prompt) / 2) * plan.page_bytes / PAGE_TOKENS
         reading = (sum(weight.nbytes for weight in weights) + kv) / ceilings.read_bytes_per_second
         multiplying = 0.0
         for weight in weights:
@@ -123,39 +132,88 @@ class Test:
         return steps * max(reading, multiplying)
 
 
-def table(settings: Settings, n_prompt: int, n_gen: int, batch: int, repetitions: int) -> None:
-    """Measure and print the three lines and the roofline."""
-    tests = [Test(n_prompt, 0), Test(1, n_gen)] + ([Test(1, n_gen, batch)] if batch > 1 else [])
-    loaded = load(settings, batch, max(n_prompt, n_gen) + 2)
+def table(
+    settings: Settings, n_prompt: int, n_gen: int, n_depth: int, batch: int, repetitions: int, output: str
+) -> None:
+    """Measure and print the lines that are not 0, and the roofline."""
+    tests = [Test(n_prompt, 0, 1, n_depth)] if n_prompt else []
+    tests += [Test(1, n_gen, sequences, n_depth) for sequences in sorted({1, batch})] if n_gen else []
+    if not tests:
+        raise ConfigError("--n-prompt 0 and --n-gen 0: nothing is left to measure.", flag="--n-prompt")
+    loaded = load(settings, batch, n_depth + max(n_prompt, n_gen) + 2)
+    runs = {}
     with loaded.llm:
-        runs = {}
         for test in tests:
             say(f"measuring {test.name} …")
             test.run(loaded)  # the first run warms caches and threads
             runs[test] = [test.run(loaded) for _ in range(repetitions)]
     say("measuring the ceilings of this machine …")
     ceilings = measure(isa=settings.engine.isa, threads=loaded.threads)
-    rows: list[list[str]] = [["model", "size", "backend", "threads", "test", "t/s"]]
-    about = [
-        f"{loaded.checkpoint.display_name} {loaded.checkpoint.weight_format}", size(loaded.plan.regions.weights),
-        f"native {ceilings.isa}", str(loaded.threads),
-    ]  # fmt: skip
-    for test, seconds in runs.items():
-        rates = [test.tokens / each for each in seconds]
-        spread = statistics.stdev(rates) if len(rates) > 1 else 0.0
-        rows.append([*about, test.name, f"{statistics.mean(rates):,.1f} ± {spread:,.1f}"])
-    for line in ruled(rows, right=frozenset({1, 3, 5})):
+    records = [_record(test, seconds, loaded, ceilings) for test, seconds in runs.items()]
+    for line in WRITERS[output](records):
         click.echo(line)
-    shares = [f"{test.name} {_share(test, seconds, loaded.plan, ceilings)}" for test, seconds in runs.items()]
-    click.echo(
-        f"roofline: {', '.join(shares)} of {ceilings.read_bytes_per_second / 1e9:.1f} GB/s read and "
-        f"{ceilings.int8_ops_per_second / 1e12:.2f} int8 Tops/s"
-    )
+    if output == "md":
+        shares = [f"{record['test']} {100 * record['roofline']:.0f} %" for record in records]
+        click.echo(
+            f"roofline: {', '.join(shares)} of {ceilings.read_bytes_per_second / 1e9:.1f} GB/s read and "
+            f"{ceilings.int8_ops_per_second / 1e12:.2f} int8 Tops/s"
+        )
 
 
-def _share(test: Test, seconds: Sequence[float], plan: MemoryPlan, ceilings: Ceilings) -> str:
-    """How much of the roofline was reached."""
-    return f"{100 * test.least_seconds(plan, ceilings) / statistics.mean(seconds):.0f} %"
+def _record(test: Test, seconds: Sequence[float], loaded: Loaded, ceilings: Ceilings) -> dict[str, Any]:
+    """Figures under llama-bench's names; nanoseconds, tokens a second. roofline: the share that was reached."""
+    rates = [test.tokens / each for each in seconds]
+    spread = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in (seconds, rates)]
+    checkpoint = loaded.checkpoint
+    return {
+        "model_filename": str(checkpoint.path),
+        "model_type": f"{checkpoint.display_name} {checkpoint.weight_format}",
+        "model_size": loaded.plan.regions.weights,
+        "model_n_params": sum(prod(tensor.shape) for tensor in checkpoint.tensors.values()),
+        "backends": f"native {ceilings.isa}",
+        "n_threads": loaded.threads,
+        "test": test.name,
+        "n_prompt": 0 if test.output else test.prompt,
+        "n_gen": test.output,
+        "n_depth": test.depth,
+        "n_seqs": test.batch,
+        "avg_ns": round(1e9 * statistics.mean(seconds)),
+        "stddev_ns": round(1e9 * spread[0]),
+        "avg_ts": statistics.mean(rates),
+        "stddev_ts": spread[1],
+        "samples_ns": [round(1e9 * each) for each in seconds],
+        "samples_ts": rates,
+        "roofline": test.least_seconds(loaded.plan, ceilings) / statistics.mean(seconds),
+    }
+
+
+def _markdown(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [["model", "size", "params", "backend", "threads", "test", "t/s"]]
+    for each in records:
+        count = each["model_n_params"]
+        rows.append([
+            each["model_type"], size(each["model_size"]),
+            f"{count / 1e9:.2f} B" if count >= 1e9 else f"{count / 1e6:.2f} M",
+            each["backends"], str(each["n_threads"]), each["test"], f"{each['avg_ts']:,.1f} ± {each['stddev_ts']:,.1f}",
+        ])  # fmt: skip
+    return ruled(rows, right=frozenset({1, 2, 4, 6}))
+
+
+def _csv(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Without the lists of samples, as llama-bench's."""
+    names = [name for name in records[0] if not name.startswith("samples")]
+    text = io.StringIO()
+    writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC)
+    writer.writerows([names, *([record[name] for name in names] for record in records)])
+    return text.getvalue().splitlines()
+
+
+WRITERS: dict[str, Callable[[Sequence[Mapping[str, Any]]], list[str]]] = {
+    "md": _markdown,
+    "csv": _csv,
+    "json": lambda records: [json.dumps(records, indent=2, ensure_ascii=False)],
+    "jsonl": lambda records: [json.dumps(record, ensure_ascii=False) for record in records],
+}
 
 
 # -- vLLM's two --------------------------------------------------------------------------------------------------------
@@ -244,10 +302,14 @@ TABLE = OptionCommand(
     "roofline. `bench latency` and `bench throughput` take vLLM's flags.",
     nouns=_NOUNS,
     own=[
-        _count(["--n-prompt", "-p"], 512, "tokens of the prompt test"),
-        _count(["--n-gen", "-n"], 128, "tokens of the generation tests"),
+        _count(["--n-prompt", "-p"], 512, "tokens of the prompt test; 0: without it", least=0),
+        _count(["--n-gen", "-n"], 128, "tokens of the generation tests; 0: without them", least=0),
+        _count(["--n-depth", "-d"], 0, "tokens that are known before each test", least=0),
         _count(["--batch"], 32, "sequences of the last test; 1: without it"),
         _count(["--repetitions", "-r"], 3, "runs of each test after one to warm up"),
+        click.Option(
+            ["--output", "-o"], type=click.Choice(list(WRITERS)), default="md", help="form, as llama-bench's [md]"
+        ),
     ],
 )
 LATENCY = OptionCommand(
