@@ -29,13 +29,22 @@ static inline float float_arg(i64 bits) {
 // [layer][kv head]{K, V}. With 16 = kPage tokens:
 //   bf16 (layout id kv.bf16.t16.1):  K [head_dim/2][16 tokens][2], V [8 token pairs][head_dim][2]   (bf16)
 //   f32  (layout id kv.f32.t16.1):   K [head_dim][16 tokens],      V [16 tokens][head_dim]         (float)
+//   int8 (layout id kv.int8.t16.1):  K and V as in bf16, of int8 codes, then scale of K [16 tokens], of V [16 tokens] (float)
+//     value = code * scale, scale = max|x| / 127 of the token's head, code = round(x * (127 / max|x|)) to nearest even.
+//     Scales are float32: 16 of them are one line and one register, and max|x| / 127 is not rounded a second time.
+//     A head whose max|x| is below 1e-36 is zero; one that is not finite has codes of 0 and a scale of infinity.
+enum KvDtype : int32_t { kKvBf16, kKvFloat, kKvInt8 };
 struct KvGroup {
   uint8_t* pool;
   i64 pages, page_bytes, layer_bytes, head_bytes;  // head_bytes: K and V of one head of one layer
-  int32_t layers, kv_heads, head_dim, dtype;       // dtype 0: bf16, 1: float32
+  int32_t layers, kv_heads, head_dim, dtype;       // dtype: a KvDtype
   int32_t window, index;                           // 0: full; index of the group in slot.page and step.row_lo
 };
 constexpr int kPage = 16;    // tokens of a page: unit of layout and hashing
+static constexpr i64 kv_head_bytes(i64 head_dim, i64 dtype) {
+  const i64 values = 2 * kPage * head_dim;
+  return dtype == kKvInt8 ? values + 2 * kPage * 4 : values * (dtype == kKvFloat ? 4 : 2);
+}
 constexpr int kTile = 32;    // keys of an attention tile, aligned to position 0
 constexpr int kSplit = 256;  // keys of a split; splits start from nothing and merge ascending
 

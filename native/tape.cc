@@ -284,7 +284,7 @@ void Machine::bind_arena(int region) {
 void Machine::add_group(int region, i64 pages, i64 page_bytes, i64 first_byte, i64 layers, i64 kv_heads, i64 head_dim,
                         i64 dtype, i64 window) {
   const Region& pool = memory.region(region);
-  const i64 head_bytes = 2 * kPage * head_dim * (dtype == 0 ? 2 : 4);
+  const i64 head_bytes = kv_head_bytes(head_dim, dtype);
   const i64 layer_bytes = kv_heads * head_bytes;
   if (first_byte + layers * layer_bytes > page_bytes || static_cast<size_t>(pages * page_bytes) > pool.bytes)
     refuse("a paged group does not fit its pool");

@@ -112,7 +112,7 @@ def test_every_option_is_set_by_its_variable(name: str, tmp_path: Path) -> None:
     [
         ({"port": "70000"}, {}, ["--port", "0 to 65535", "70000"]),
         ({}, {"OCTAVO_ARG_PORT": "tcp://10.0.0.1:80"}, ["--port", "OCTAVO_ARG_PORT", "tcp://10.0.0.1:80"]),
-        ({"kv_cache_dtype": "fp8"}, {}, ["--kv-cache-dtype", "bf16", "fp8"]),
+        ({"kv_cache_dtype": "fp8"}, {}, ["--kv-cache-dtype", "int8", "fp8"]),
         ({"block_size": "48"}, {}, ["--block-size", "16, 32 or 64", "48"]),
         ({"gpu_memory_utilization": "nan"}, {}, ["--gpu-memory-utilization", "nan"]),
         ({"offline": "maybe"}, {}, ["--offline", "true or false"]),

@@ -7,14 +7,16 @@
 // instead, and after a barrier each item's partials are merged in the same order by the same code: equal bits.
 //
 // Scratch of a thread: the list of blocks and buffer_bytes(); with little of it blocks get fewer rows, so that one row's
-// (heads of a KV head) * (12 * head_dim + 1048) bytes and 20 bytes a block are enough. A workspace too small for the
+// (heads of a KV head) * (12 * head_dim + 1056) bytes and 20 bytes a block are enough. A workspace too small for the
 // partials only means that items are not split.
 //
-// Measured on 2 threads of a Zen 5 (noisy, best of several runs), one layer of 9 heads on 3 KV heads of 64, bf16 pages:
-// decode 1 @128 1.5 us, 1 @4096 98 us, 32 @128 94 us (33 GB/s of KV; without the prefetches 40 % slower), prefill of 512
-// 544 us (60 % of the bf16 peak: the two products reach 90 %, softmax takes a fifth), of 4,096 33 ms; the experiment in
-// spike/ took 1.5 times as long. Tried and dropped: prefetching into L2 only (+10 %), keys and values of the next item while
-// the values of this one are summed (+25 %).
+// Measured on 2 threads of a Zen 5 (noisy, best of several runs), one layer of 9 heads on 3 KV heads of 64, bf16 pages beyond
+// L3: decode 1 @4096 70 us (45 GB/s; a loop that only reads the same pages takes 50 to 60), 32 @160 90 us (43 GB/s; the
+// reading loop 75 to 85), prefill of 4,096 at 64 % of the bf16 peak (the two products alone: 78 %), of 512 at 53 % (masked
+// keys of visited tiles not counted). An item that is taken early, so that it is prefetched by the thread that reads it, is
+// 20 to 25 % of decode. Tried and dropped: prefetching into L2 only (0 to +10 %), keys and values of the next item while the
+// values of this one are summed (+25 %), both evenly during the whole split (+5 %), values in turn from four pages (+2 %),
+// pages of a layer side by side instead of layers of a page (no difference, though a bare read of 4 KiB blocks differs by 2).
 #include "attention_tile.h"
 
 OCTAVO_BEGIN
@@ -52,7 +54,7 @@ struct Work {
 
 // This thread's memory for one item.
 struct Buffers {
-  float *q, *s;
+  float *q, *s, *q_scale, *p_scale;
   int32_t *lo, *hi;
   Partial whole, part;
 };
@@ -60,7 +62,7 @@ struct Buffers {
 static constexpr i64 lines(i64 bytes) { return (bytes + 63) / 64 * 64; }
 
 static i64 buffer_bytes(i64 queries, i64 head_dim) {
-  return lines(queries * head_dim * 4) * 3 + queries * kSplit * 4 + lines(queries * 4) * 6;
+  return lines(queries * head_dim * 4) * 3 + queries * kSplit * 4 + lines(queries * 4) * 8;
 }
 
 static Buffers carve(uint8_t* p, i64 queries, i64 head_dim) {
@@ -73,6 +75,8 @@ static Buffers carve(uint8_t* p, i64 queries, i64 head_dim) {
   Buffers b;
   b.q = floats(queries * head_dim);
   b.s = floats(queries * kSplit);
+  b.q_scale = floats(queries);
+  b.p_scale = floats(queries);
   b.lo = reinterpret_cast<int32_t*>(take(queries * 4));
   b.hi = reinterpret_cast<int32_t*>(take(queries * 4));
   b.whole = {floats(queries), floats(queries), floats(queries * head_dim)};
@@ -156,13 +160,33 @@ static void ask_for(const Work& w, const Block& b, i64 head, int split, Split& a
   for (int p = next.first_seen; p < next.last_seen; p++) a.next[a.nexts++] = next.page[p];
 }
 
-// Rows of q in one piece: floats, or bf16 where keys are dotted as such.
+// One query to codes of at most kQueryMost, and what a code is worth: NaN where q is not finite, 0 where a reciprocal would
+// overflow.
+static inline float quantize_query(const float* q, i64 head_dim, int16_t* out) {
+  F most = zero(), broken = zero();
+  for (i64 d = 0; d < head_dim; d += 16) {
+    most = max(most, abs(load(q + d)));
+    broken = add(broken, mul(load(q + d), zero()));
+  }
+  const float top = reduce_max(most);
+  const F inverse = set1(top >= 1e-30f ? kQueryMost / top : 0.0f);
+  for (i64 d = 0; d < head_dim; d += 16) store_i16(out + d, to_i(mul(load(q + d), inverse)));
+  return (top >= 1e-30f ? top / kQueryMost : 0.0f) + reduce_add(broken);
+}
+
+// Rows of q in one piece: floats, or bf16 where keys are dotted as such, or int16 over int8 keys.
 template <KeyKind KIND>
-static void load_queries(const Work& w, const Block& b, i64 head, float* out) {
+static void load_queries(const Work& w, const Block& b, i64 head, const Buffers& m) {
   const i64 columns = w.heads_per_kv * w.group.head_dim;
+  float* const out = m.q;
   for (i64 r = 0; r < b.rows; r++) {
     const float* q = w.q + (b.row0 + r) * w.q_ld + head * columns;
     i64 c = 0;
+    if constexpr (KIND == kInt8) {
+      int16_t* to = reinterpret_cast<int16_t*>(out) + r * columns;
+      for (i64 h = 0; h < w.heads_per_kv; h++, c += w.group.head_dim)
+        m.q_scale[r * w.heads_per_kv + h] = quantize_query(q + c, w.group.head_dim, to + c);
+    }
 #if HAS_BF16_DOT
     if constexpr (KIND == kBf16Dot) {
       uint16_t* to = reinterpret_cast<uint16_t*>(out) + r * columns;
@@ -170,15 +194,16 @@ static void load_queries(const Work& w, const Block& b, i64 head, float* out) {
       if (c < columns) store_bf16(to + c, load(q + c));
     }
 #endif
-    if constexpr (KIND != kBf16Dot)
+    if constexpr (KIND == kBf16Wide || KIND == kFloat)
       for (; c < columns; c += 16) store(out + r * columns + c, load(q + c));
   }
 }
 
+template <KeyKind KIND>
 static Split start(const Work& w, const Block& b, const Buffers& m) {
   Split a;
   a.nexts = a.first = a.last = 0;
-  a.v_offset = w.group.head_bytes / 2;
+  a.v_offset = KIND == kInt8 ? kPage * i64{w.group.head_dim} : w.group.head_bytes / 2;
   a.head_dim = w.group.head_dim;
   a.queries = static_cast<int>(w.queries(b));
   a.group = static_cast<int>(w.heads_per_kv);
@@ -189,6 +214,8 @@ static Split start(const Work& w, const Block& b, const Buffers& m) {
   a.cap_in = w.cap > 0 ? 2.0f * w.scale * kLog2e / w.cap : 0.0f;
   a.q = m.q;
   a.s = m.s;
+  a.q_scale = m.q_scale;
+  a.p_scale = m.p_scale;
   return a;
 }
 
@@ -222,22 +249,43 @@ static void emit(const Work& w, const Block& b, i64 head, const Partial& whole) 
   for (i64 i = 0; i < w.epilogues; i++, e += 2 + e[1]) reinterpret_cast<TileFn>(e[0])(e + 2, w.run, tile);
 }
 
+// The items of a thread. With four or more for each thread it takes its next one while it is busy with another, so that
+// what it asks for is what it will read: two threads that look at the same counter prefetch the same item.
+struct Items {
+  const Run& run;
+  const i64 count;
+  Share now, next;
+
+  bool advance() {
+    if (next.end < 0) return take_one(run, 0, count, now);
+    if (run.taking) __atomic_fetch_add(&run.sections[0].done, 1, __ATOMIC_RELEASE);  // `now` is finished
+    now = next;
+    next = Share{};
+    return now.begin < now.end;
+  }
+  i64 following() {
+    if (count < 4 * run.threads) return next_unit(run, 0);
+    take_one(run, 0, count, next);
+    return next.begin;
+  }
+};
+
 template <KeyKind KIND>
 static void whole_items(const Work& w, const Buffers& m) {
   const i64 items = w.items();
-  for (Share one; take_one(w.run, 0, items, one);) {
-    const i64 item = one.begin;
+  for (Items mine{w.run, items, {}, {}}; mine.advance();) {
+    const i64 item = mine.now.begin;
     const Block& b = w.block_of(item);
     const i64 head = w.head_of(item), n = w.queries(b);
-    load_queries<KIND>(w, b, head, m.q);
-    Split a = start(w, b, m);
+    load_queries<KIND>(w, b, head, m);
+    Split a = start<KIND>(w, b, m);
     nothing(m.whole, n, w.group.head_dim);
     bool empty = true;
     for (int s = 0; s < b.splits(); s++) {
       if (s + 1 < b.splits()) {
         ask_for(w, b, head, b.first_split() + s + 1, a);
-      } else {  // most likely this thread's next item
-        const i64 next = next_unit(w.run, 0);
+      } else {
+        const i64 next = mine.following();
         a.nexts = 0;
         if (next < items) ask_for(w, w.block_of(next), w.head_of(next), w.block_of(next).first_split(), a);
       }
@@ -264,15 +312,15 @@ static Partial partial_at(const Work& w, i64 index) {
 template <KeyKind KIND>
 static void split_items(const Work& w, const Buffers& m, int splits) {
   const i64 shares = w.items() * splits;
-  for (Share one; take_one(w.run, 0, shares, one);) {
-    const i64 i = one.begin;
+  for (Items mine{w.run, shares, {}, {}}; mine.advance();) {
+    const i64 i = mine.now.begin;
     const i64 item = i / splits, head = w.head_of(item);
     const int s = static_cast<int>(i % splits);
     const Block& b = w.block_of(item);
     if (s >= b.splits()) continue;
-    load_queries<KIND>(w, b, head, m.q);
-    Split a = start(w, b, m);
-    const i64 next = next_unit(w.run, 0);
+    load_queries<KIND>(w, b, head, m);
+    Split a = start<KIND>(w, b, m);
+    const i64 next = mine.following();
     if (next < shares) {
       const Block& c = w.block_of(next / splits);
       const int t = static_cast<int>(next % splits);
@@ -321,8 +369,10 @@ static void attention(const i64* args, const Run& run) {
   Work w{run, group, reinterpret_cast<const float*>(args[1]), args[2], args[4], per_kv,
          float_arg(args[6]), float_arg(args[7]), reinterpret_cast<const float*>(args[8]),
          reinterpret_cast<uint8_t*>(args[9]), args[10], args[11], args + 12, 0, block_rows, 0, false, nullptr};
-  if (group.dtype == 1)
+  if (group.dtype == kKvFloat)
     share<kFloat>(w);
+  else if (group.dtype == kKvInt8)
+    share<kInt8>(w);
   else
     share<HAS_BF16_DOT ? kBf16Dot : kBf16Wide>(w);
 }

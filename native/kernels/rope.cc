@@ -55,6 +55,26 @@ static inline void write_float(float* page, const float* x, i64 head_dim, int at
     for (i64 d = 0; d < head_dim; d++) page[d * kPage + at] = x[d];
 }
 
+// Codes in the order of bf16 pages, then the scales (kernel.h). Every byte is stored alone: no other row's is touched.
+static inline void write_int8(uint8_t* head, const float* x, i64 head_dim, int at, bool v) {
+  F most = zero(), broken = zero();
+  for (i64 d = 0; d < head_dim; d += 16) {
+    most = max(most, abs(load(x + d)));
+    broken = add(broken, mul(load(x + d), zero()));
+  }
+  const float top = reduce_max(most);
+  const bool finite = reduce_add(broken) == 0, codes = finite && top >= 1e-36f;  // 127 / less would overflow
+  const F inverse = set1(codes ? 127.0f / top : 0.0f);
+  int8_t* const out = reinterpret_cast<int8_t*>(head) + (v ? kPage * head_dim + at / 2 * 2 * head_dim + at % 2 : at * 2);
+  for (i64 d = 0; d < head_dim; d += 16) {
+    alignas(64) int32_t c[16];
+    storei(c, codes ? to_i(mul(load(x + d), inverse)) : zeroi());
+    for (int i = 0; i < 16; i++) out[v ? (d + i) * 2 : (d + i) / 2 * 2 * kPage + i % 2] = static_cast<int8_t>(c[i]);
+  }
+  float* const scale = reinterpret_cast<float*>(head + 2 * kPage * head_dim) + (v ? kPage : 0);
+  scale[at] = codes ? top / 127.0f : finite ? 0.0f : __builtin_inff();
+}
+
 // "tile.kv_write"  0 group 1 layer 2 which (0: K, 1: V). Rounds to the dtype of the group, to nearest even.
 static void kv_write(const i64* args, const Run& run, Tile& tile) {
   const KvGroup& group = run.groups[args[0]];
@@ -67,10 +87,12 @@ static void kv_write(const i64* args, const Run& run, Tile& tile) {
     const int at = static_cast<int>(position % kPage);
     for (i64 c = 0; c < tile.cols; c += group.head_dim) {
       const i64 head = (tile.col0 + c) / group.head_dim;
-      uint8_t* to = group.pool + page * group.page_bytes + args[1] * group.layer_bytes + head * group.head_bytes +
-                    (v ? group.head_bytes / 2 : 0);
+      uint8_t* const base = group.pool + page * group.page_bytes + args[1] * group.layer_bytes + head * group.head_bytes;
+      uint8_t* const to = base + (v ? group.head_bytes / 2 : 0);
       const float* x = tile.data + r * tile.ld + c;
-      if (group.dtype == 1)
+      if (group.dtype == kKvInt8)
+        write_int8(base, x, group.head_dim, at, v);
+      else if (group.dtype == kKvFloat)
         write_float(reinterpret_cast<float*>(to), x, group.head_dim, at, v);
       else if (v)
         write_v(reinterpret_cast<uint16_t*>(to), x, group.head_dim, at);

@@ -84,6 +84,15 @@ static inline void store_codes(int8_t* p, I x, I y, int32_t* sums) {
   sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1)) - 2048;
 }
 
+static inline I widen_i8(const int8_t* p) {
+  const __m128i* q = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtepi8_epi16(_mm_loadu_si128(q)), _mm256_cvtepi8_epi16(_mm_loadu_si128(q + 1))};
+}
+static inline void store_i16(int16_t* p, I x) {
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);  // packs stays within halves
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), packed);
+}
+
 static inline F add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
 static inline F sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
 static inline F mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
@@ -217,6 +226,9 @@ static inline __m256i dot_wide(__m256i acc, __m256i u, __m256i s) {
   const __m256i even = _mm256_madd_epi16(_mm256_and_si256(u, low), _mm256_srai_epi16(_mm256_slli_epi16(s, 8), 8));
   const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(u, 8), _mm256_srai_epi16(s, 8));
   return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+}
+static inline I dot_i16(I acc, I x, I y) {
+  return {_mm256_add_epi32(acc.a, _mm256_madd_epi16(x.a, y.a)), _mm256_add_epi32(acc.b, _mm256_madd_epi16(x.b, y.b))};
 }
 static inline I dot_u8s8(I acc, I u, I s) { return {dot_wide(acc.a, u.a, s.a), dot_wide(acc.b, u.b, s.b)}; }
 static inline I nibble_lo(I x) {

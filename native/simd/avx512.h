@@ -49,6 +49,13 @@ static inline void store_codes(int8_t* p, I a, I b, int32_t* sums) {
   sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1)) - 2048;
 }
 
+static inline I widen_i8(const int8_t* p) {
+  return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+static inline void store_i16(int16_t* p, I a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(a.v));
+}
+
 static inline F add(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline F sub(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
 static inline F mul(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -137,6 +144,7 @@ static inline int32_t reduce_max_i(I a) { return _mm512_reduce_max_epi32(a.v); }
 
 static inline I bcast4(const int8_t* p) { return {_mm512_set1_epi32(*reinterpret_cast<const word_u*>(p))}; }
 static inline I dot_u8s8(I acc, I u, I s) { return {_mm512_dpbusd_epi32(acc.v, u.v, s.v)}; }
+static inline I dot_i16(I acc, I a, I b) { return {_mm512_dpwssd_epi32(acc.v, a.v, b.v)}; }
 static inline I nibble_lo(I a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 static inline I nibble_hi(I a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
 using Quad = I;

@@ -83,6 +83,17 @@ static inline void store_codes(int8_t* p, I a, I b, int32_t* sums) {
   for (int i = 0; i < 32; i++) sums[i / 16] += p[i];
 }
 
+static inline I widen_i8(const int8_t* p) {
+  const auto word = [p](int k) {
+    return static_cast<int32_t>(static_cast<uint32_t>(static_cast<uint16_t>(p[k])) |
+                                static_cast<uint32_t>(static_cast<uint16_t>(p[k + 1])) << 16);
+  };
+  return each_i([&](int i) { return W4{word(8 * i), word(8 * i + 2), word(8 * i + 4), word(8 * i + 6)}; });
+}
+static inline void store_i16(int16_t* p, I a) {
+  for (int i = 0; i < 16; i++) p[i] = static_cast<int16_t>(a.v[i / 4][i % 4]);
+}
+
 static inline F add(F a, F b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
 static inline F sub(F a, F b) { return each([&](int i) { return a.v[i] - b.v[i]; }); }
 static inline F mul(F a, F b) { return each([&](int i) { return a.v[i] * b.v[i]; }); }
@@ -243,6 +254,13 @@ static inline W4 dot4(W4 acc, W4 u, W4 s) {
 #endif
 }
 static inline I bcast4(const int8_t* p) { return seti(*reinterpret_cast<const word_u*>(p)); }
+static inline I dot_i16(I acc, I a, I b) {
+#ifdef __SSE2__
+  return each_i([&](int i) { return acc.v[i] + (W4)_mm_madd_epi16((__m128i)a.v[i], (__m128i)b.v[i]); });
+#else
+  return each_i([&](int i) { return acc.v[i] + (a.v[i] << 16 >> 16) * (b.v[i] << 16 >> 16) + (a.v[i] >> 16) * (b.v[i] >> 16); });
+#endif
+}
 static inline I dot_u8s8(I acc, I u, I s) { return each_i([&](int i) { return dot4(acc.v[i], u.v[i], s.v[i]); }); }
 static inline I nibble_lo(I a) { return and_i(a, seti(0x0f0f0f0f)); }
 static inline I nibble_hi(I a) { return nibble_lo(shr_i<4>(a)); }

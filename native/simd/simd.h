@@ -7,6 +7,7 @@
 //
 //   zero set1 seti zeroi iota            load store load_n store_n loadi storei load_bf16 store_bf16 load_f16 load_i8 load_u8
 //   store_codes(p, a, b, sums): low bytes of a, then of b, in -128..127; sums[0] and sums[1] are those of a and of b
+//   widen_i8 (32 int8 to 32 int16) store_i16 (16 lanes) dot_i16: lane l: acc + a[2l] * b[2l] + a[2l+1] * b[2l+1], exact
 //   add sub mul div min max abs neg sqrt fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b fma1 (of scalars) floor round
 //   min(a,b) is a<b?a:b and max(a,b) is a>b?a:b lane by lane, so a NaN in a gives b.
 //   to_f to_i (nearest even) as_i as_f add_i sub_i mul_i max_i and_i or_i xor_i shr_i<n> (logical) shr_by sar_i<n> shl_i<n>

@@ -34,9 +34,10 @@ class World:
         self.truth: Answers = alone(model, wanted, run_ahead=1, prefix_caching=False)
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=[*((isa, "bf16") for isa in VARIANTS), (VARIANTS[0], "int8")], ids="-".join)
 def world(request: pytest.FixtureRequest, tiny_gguf: Path) -> World:
-    model = Model(tiny_gguf, isa=request.param, kv_bytes=4 << 20)
+    isa, kv_dtype = request.param
+    model = Model(tiny_gguf, isa=isa, kv_dtype=kv_dtype, kv_bytes=4 << 20)
     return World(model, requests(tiny.VOCAB_SIZE, 15, longest=200))
 
 
@@ -82,11 +83,12 @@ def test_run_ahead(world: World, ahead: int) -> None:
     assert_equal(drive(world.model.engine(run_ahead=ahead), world.wanted), world.truth)
 
 
-def test_preempted_and_evicted(tiny_gguf: Path) -> None:
-    """So few blocks (4,096 tokens) that requests are preempted and cached prefixes evicted all the time."""
-    wanted = requests(tiny.VOCAB_SIZE, 15, longest=300, shortest=200, answer=150)
-    small = Model(tiny_gguf, kv_bytes=1 << 20)
-    truth = World(Model(tiny_gguf, kv_bytes=16 << 20), wanted).truth
+@pytest.mark.parametrize(("kv_dtype", "count"), [("bf16", 15), ("int8", 30)])
+def test_preempted_and_evicted(tiny_gguf: Path, kv_dtype: str, count: int) -> None:
+    """So few blocks (4,096 tokens of bf16, 6,544 of int8) that requests are preempted and prefixes evicted all the time."""
+    wanted = requests(tiny.VOCAB_SIZE, count, longest=300, shortest=200, answer=150)
+    small = Model(tiny_gguf, kv_dtype=kv_dtype, kv_bytes=1 << 20, max_seqs=count)
+    truth = World(Model(tiny_gguf, kv_dtype=kv_dtype, kv_bytes=16 << 20), wanted).truth
     core = small.engine()
     assert_equal(drive(core, wanted), truth)
     assert core.stats().preemptions > 0
@@ -94,7 +96,7 @@ def test_preempted_and_evicted(tiny_gguf: Path) -> None:
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_threads(world: World, tiny_gguf: Path, threads: int) -> None:
-    model = Model(tiny_gguf, isa=world.model.isa, threads=threads, kv_bytes=4 << 20)
+    model = replace(world.model, threads=threads)
     assert_equal(drive(model.engine(), world.wanted), world.truth)
 
 

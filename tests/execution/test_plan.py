@@ -61,6 +61,8 @@ def test_smollm2_to_the_byte() -> None:
     page = 30 * 3 * 2 * 16 * 64 * 2
     assert plan.page_bytes == page and plan.regions.kv == page * (1 + (256 << 20) // page)
     assert plan.kv_tokens == (256 << 20) // page * 16
+    small = plan_of(real.smollm2(), max_model_len=2048, kv_cache_memory=256 << 20, kv_cache_dtype="int8")
+    assert small.page_bytes == 30 * 3 * 2 * 16 * (64 + 4), "a byte a value, and a float32 scale per token and head"
     places = plan.layouts.places.values()
     for place in places:
         assert place.nbytes == packed_bytes(layout_named(place.layout), place.n, place.k)

@@ -23,6 +23,7 @@ constexpr double kUnit = 0x1p-24, kUnitBf16 = 0x1p-9;  // unit roundoff of float
 
 // One output row of one head in float64, and for each column the most that an implementation may be off.
 // Score: q rounded (bf16 dot product only), head_dim products and sums, scale (and cap: 8 roundings of a number <= cap).
+// int8 pages: q is off by half of a code of 2^14 - 1, each weight times scale by half of 1/32767 of the largest one.
 // Weights: 2^(s - m) off by the score twice (its own, the largest), its polynomial (2^-18 or 2^-23) and rounding to bf16;
 // keys + merges sums of float on top and below.
 struct Expected {
@@ -32,22 +33,34 @@ struct Expected {
 Expected reference(const World& w, int sequence, int position, int head, bool bf16_dot) {
   const int hd = w.shape.head_dim, kvh = head / w.shape.group();
   const auto [lo, hi] = w.visible(sequence, position);
-  const bool rounds = w.shape.dtype == 0;
+  const auto head_of = [&](const std::vector<float>& x, int p) { return &x[(size_t(p) * w.shape.kv_heads + kvh) * hd]; };
+  const auto top_of = [&](const std::vector<float>& x, int p) {
+    float top = 0;
+    for (int d = 0; d < hd; d++) top = std::max(top, std::fabs(head_of(x, p)[d]));
+    return top;
+  };
+  const auto scale_of = [&](const std::vector<float>& x, int p) { return top_of(x, p) / 127.0f; };
   const auto key = [&](const std::vector<float>& x, int p, int d) {
-    const float f = x[(size_t(p) * w.shape.kv_heads + kvh) * hd + d];
-    return double(rounds ? to_bf16(f) : f);
+    const float f = head_of(x, p)[d];
+    if (w.shape.dtype == kKvBf16) return double(to_bf16(f));
+    if (w.shape.dtype == kKvFloat) return double(f);
+    return double(std::nearbyintf(f * (127.0f / top_of(x, p)))) * scale_of(x, p);
   };
   const float* q = &w.q[sequence][(size_t(position) * w.shape.heads + head) * hd];
+  const bool codes = w.shape.dtype == kKvInt8;
+  double q_off = 0;
+  for (int d = 0; codes && d < hd; d++) q_off = std::max(q_off, std::fabs(double(q[d])) / 16383 / 2);
   std::vector<double> s(std::max(0, hi - lo));
   double off = 0, top = -INFINITY;
   for (int p = lo; p < hi; p++) {
-    double sum = 0, size = 0;
+    double sum = 0, size = 0, keys = 0;
     for (int d = 0; d < hd; d++) {
       const double x = double(q[d]) * key(w.k[sequence], p, d);
       sum += x;
       size += std::fabs(x);
+      keys += std::fabs(key(w.k[sequence], p, d));
     }
-    double score = sum * w.scale, e = size * w.scale * ((hd + 4) * kUnit + (bf16_dot ? kUnitBf16 : 0));
+    double score = sum * w.scale, e = size * w.scale * ((hd + 4) * kUnit + (bf16_dot ? kUnitBf16 : 0)) + keys * w.scale * q_off;
     if (w.cap > 0) {
       score = w.cap * std::tanh(score / w.cap);
       e += 8 * kUnit * w.cap;
@@ -62,11 +75,13 @@ Expected reference(const World& w, int sequence, int position, int head, bool bf
   if (!w.sinks.empty()) l += std::exp(double(w.sinks[head]) - top);
   const double n = double(s.size()), merges = n / kSplit + 2;
   const double weight = std::expm1(2 * off) + (bf16_dot ? 2 * kUnitBf16 + 0x1p-17 : 0) + (2 * n + 8 * merges + 16) * kUnit;
+  double most = 0;  // weight times scale of a key
+  for (int p = lo; codes && p < hi; p++) most = std::max(most, std::exp(s[p - lo] - top) / l * scale_of(w.v[sequence], p));
   for (int p = lo; p < hi; p++)
     for (int d = 0; d < hd; d++) {
       const double x = std::exp(s[p - lo] - top) / l * key(w.v[sequence], p, d);
       out.value[d] += x;
-      out.bound[d] += std::fabs(x) * weight + 1e-36;
+      out.bound[d] += std::fabs(x) * weight + (codes ? 127 * most * (1 + weight) / 32767 / 2 : 0) + 1e-36;
     }
   return out;
 }
@@ -284,9 +299,9 @@ int main() {
     variant = v;
     check_rope();
     check_activations();
-    for (const int dtype : {0, 1}) check_dtype(dtype);
+    for (const int dtype : {kKvBf16, kKvFloat, kKvInt8}) check_dtype(dtype);
   }
-  // avx512bf16 dots bf16 pages in its own class; its float pages come last, as in the other classes
+  // avx512bf16 dots bf16 pages in its own class; its other pages come last, as in the other classes
   const std::vector<std::vector<float>>* before = nullptr;
   for (const auto& [name, out] : outputs) {
     if (name.rfind("fma/", 0) != 0) continue;

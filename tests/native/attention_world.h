@@ -235,10 +235,9 @@ class World {
       needed += (n + kPage - 1) / kPage;
       longest = std::max<i64>(longest, (n + kPage - 1) / kPage);
     }
-    const i64 element = shape.dtype == 0 ? 2 : 4;
     group_ = {};
     group_.pages = needed + 3;
-    group_.head_bytes = 2 * kPage * shape.head_dim * element;
+    group_.head_bytes = kv_head_bytes(shape.head_dim, shape.dtype);
     group_.layer_bytes = group_.head_bytes * shape.kv_heads;
     group_.page_bytes = group_.layer_bytes * 2;
     group_.layers = 2;

@@ -16,6 +16,7 @@ from octavo.execution.tape import Image, Word, buffer, dimension, float_bits, im
 from octavo.kernels import library
 from octavo.lowering.layouts import group_layout
 from octavo.program.graph import StateGroup
+from octavo.quantization.kv import KV_DTYPES
 from octavo.quantization.panels import LAYOUTS, PackedLayout, packed_bytes
 
 Floats = NDArray[np.float32]
@@ -51,7 +52,7 @@ class World:
             self.pages = KvPages(layout, self.pool, layout.page_bytes)
             self.machine.add_group(
                 pool, pages, layout.page_bytes, 0, group.layers, group.kv_heads, group.head_dim,
-                int(kv_dtype != "bf16"), group.window,
+                KV_DTYPES[kv_dtype].number, group.window,
             )  # fmt: skip
 
     def _flat(self, kind: str, layout: FlatLayout) -> tuple[int, dict[str, NDArray[Any]]]:

@@ -246,7 +246,7 @@ HEADS = st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1), (8, 2), (5, 1), (6, 1),
 
 
 @variants
-@pytest.mark.parametrize("kv_dtype", ["bf16", "float32"])
+@pytest.mark.parametrize("kv_dtype", ["bf16", "float32", "int8"])
 @settings(max_examples=20)
 @given(
     SEEDS, HEADS, st.sampled_from([16, 64, 80]), st.sampled_from([0, 1, 31, 40]), st.sampled_from([0.0, 0.7, 30.0]),
@@ -297,13 +297,15 @@ def test_pages_and_attention(
     rounding = 2.0**-9 if (isa, kv_dtype) == ("avx512bf16", "bf16") else EPS
     for row in range(rows):
         keys, values = (pool[pages[slot[row]]].reshape(-1, heads[1], head_dim)[lo[row] : hi[row]] for pool in pools)
-        bound = ATTENTION.bound(attrs, q[row].reshape(heads[0], head_dim), keys, values, rounding=rounding)
+        bound = ATTENTION.bound(
+            attrs, q[row].reshape(heads[0], head_dim), keys, values, rounding=rounding, codes=kv_dtype == "int8"
+        )
         assert_within(view[row, : q.shape[1]], wanted[row], bound.reshape(-1))
     assert_untouched(view, rows, q.shape[1])
 
 
 def widened(stored: NDArray[Any]) -> Floats:
-    """Bits of bf16, or float32 -> float32."""
+    """Bits of bf16, or float32 (of an int8 cache what its codes are worth) -> float32."""
     if stored.dtype == np.uint16:
         return (stored.astype(np.uint32) << 16).view(np.float32)
     return stored.astype(np.float32)

@@ -1,21 +1,23 @@
-"""KV dtypes: names, and the rounding to bf16 against torch."""
+"""KV dtypes: names, and the rounding: to bf16 against torch, to int8 against its definition."""
 
 import numpy as np
 import pytest
 import torch
 
 from octavo.errors import ConfigError
-from octavo.quantization.kv import kv_dtype, round_to_bf16
+from octavo.quantization.kv import KV_DTYPES, kv_dtype, kv_layout, round_to_bf16, round_to_int8
 
 
-@pytest.mark.parametrize("name, known, size", [("auto", "bf16", 2), ("bfloat16", "bf16", 2), ("fp32", "float32", 4)])
+@pytest.mark.parametrize(
+    "name, known, size", [("auto", "bf16", 2), ("bfloat16", "bf16", 2), ("fp32", "float32", 4), ("q8_0", "int8", 1)]
+)
 def test_names_and_aliases(name, known, size):
     assert (kv_dtype(name).name, kv_dtype(name).element_bytes) == (known, size)
 
 
-@pytest.mark.parametrize("name, told", [("f16", "fp16 is not supported"), ("q8_0", "int8 is not"), ("x", "unknown")])
+@pytest.mark.parametrize("name, told", [("f16", "fp16 is not supported"), ("fp8", "int8 takes as"), ("x", "unknown")])
 def test_the_others_are_refused_with_the_list(name, told):
-    with pytest.raises(ConfigError, match=f"{told}.*supported: bf16, float32"):
+    with pytest.raises(ConfigError, match=f"{told}.*supported: bf16, float32, int8"):
         kv_dtype(name)
 
 
@@ -31,3 +33,26 @@ def test_rounding_equals_torch():
     assert np.array_equal(found[finite], expected[finite])
     widened = (found.astype(np.uint32) << 16).view(np.float32)
     assert np.all(np.isnan(widened[~finite]))
+
+
+def test_layout_ids_name_their_dtypes():
+    for each in KV_DTYPES.values():
+        assert kv_layout(each.layout) is each
+    assert [KV_DTYPES[name].token_bytes(64) for name in ("float32", "bf16", "int8")] == [512, 256, 136]
+
+
+def test_rounding_to_int8():
+    """Half a code at most; the largest of a head has the code 127; zero, tiny and broken heads."""
+    rng = np.random.default_rng(1)
+    values = (rng.standard_normal((3, 50, 2, 64)) * 10.0 ** rng.integers(-20, 20, (3, 50, 2, 1))).astype(np.float32)
+    codes, scales = round_to_int8(values)
+    top = np.abs(values).max(-1)
+    assert codes.dtype == np.int8 and scales.dtype == np.float32 and scales.shape == top.shape
+    assert np.abs(codes).max() == 127 and (np.abs(codes).max(-1) == 127).all()
+    worth = codes.astype(np.float64) * scales[..., None]
+    assert (np.abs(worth - values) <= scales[..., None] * (0.5 + 2e-5)).all()
+    odd = np.zeros((5, 16), np.float32)
+    odd[1], odd[2, 3], odd[3, 4], odd[4] = 9e-37, np.nan, -np.inf, 3e38
+    codes, scales = round_to_int8(odd)
+    assert scales.tolist() == [0, 0, np.inf, np.inf, np.float32(3e38) / np.float32(127)]
+    assert (codes[:4] == 0).all() and (codes[4] == 127).all()

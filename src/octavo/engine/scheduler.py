@@ -104,8 +104,7 @@ class Scheduler:
             remaining = len(sequence.ids) - sequence.computed
             guessed: tuple[int, ...] = ()
             if remaining == 1:
-                if self._drafting.open:
-                    guessed = self._draft(sequence, budget)
+                guessed = self._draft(sequence, budget)
                 count = 1 + len(guessed)
             else:
                 budget.others -= 1

@@ -37,6 +37,7 @@ from octavo.lowering.lowered import (
 )
 from octavo.models.binding import WeightSource
 from octavo.program.symbols import Dim
+from octavo.quantization.kv import kv_layout
 
 SCRATCH_TILE = 512 * 1024  # output tile of a thread: 1,024 rows x 128 columns of float, half of an L2
 
@@ -201,10 +202,9 @@ class NativeExecutor:
         )  # fmt: skip
         for each in layouts.lowered.groups:
             group = each.group
-            dtype = 0 if each.layout.startswith("kv.bf16") else 1
             machine.add_group(
                 self._regions["kv"], layouts.bounds.pages, layouts.page_bytes, 0, group.layers, group.kv_heads,
-                group.head_dim, dtype, group.window,
+                group.head_dim, kv_layout(each.layout).number, group.window,
             )  # fmt: skip
 
     def _load(self, program: LoweredProgram) -> int:

@@ -223,12 +223,13 @@ class NodeChecks:
         wanted = self._reference.evaluate(op, self._values)
         keys, values = (self._pool(group, attrs["layer"], which) for which in (KEYS, VALUES))
         lo, hi = (self._values[op.operands[index]][group] for index in (4, 5))
-        narrow = self._executor.isa == "avx512bf16" and self._pages[group].narrow
+        dtype = self._pages[group].dtype.name
+        rounding = BF16_EPS if (self._executor.isa, dtype) == ("avx512bf16", "bf16") else EPS
         ratio = 0.0
         for row, q in enumerate(self._values[op.operands[0]]):
             seen = slice(int(lo[row]), int(hi[row]))
             bound = op_of(op).bound(
-                attrs, q.reshape(attrs["heads"], -1), keys[seen], values[seen], rounding=BF16_EPS if narrow else EPS
+                attrs, q.reshape(attrs["heads"], -1), keys[seen], values[seen], rounding=rounding, codes=dtype == "int8"
             )
             ratio = max(ratio, worst_ratio(found[row], wanted[row], bound.reshape(-1)))
         return Check(f"{node!r}", node.region, "attention", (), BOUND, ratio)

@@ -40,14 +40,14 @@ class Cache:
     """Keys and values of a state group: (layer, 0 or 1) -> pool [pages, 16, kv_heads, head_dim] float32."""
 
     pools: dict[tuple[int, int], Tensor]
-    rounds: bool
+    dtype: str
 
     @staticmethod
     def empty(group: StateGroup, pages: int, kv_dtype: str) -> Cache:
         """A zeroed cache of `pages` pages (page 0 is the null page)."""
         shape = (pages, PAGE, group.kv_heads, group.head_dim)
         pools = {(layer, which): torch.zeros(shape) for layer in range(group.layers) for which in (0, 1)}
-        return Cache(pools, kv_dtype == "bf16")
+        return Cache(pools, kv_dtype)
 
 
 class ReferenceExecutor:
@@ -117,7 +117,7 @@ class ReferenceExecutor:
         x, positions, slots, page = operands
         cache, group = self.caches[attrs["group"]], attrs["group"]
         key = (attrs["layer"], attrs["which"])
-        cache.pools[key] = kv_write(x, cache.pools[key], positions, slots, page[:, group], rounds=cache.rounds)
+        cache.pools[key] = kv_write(x, cache.pools[key], positions, slots, page[:, group], dtype=cache.dtype)
 
     def _attend(self, attrs: Mapping[str, Any], q: Tensor, operands: Sequence[Tensor]) -> Tensor:
         slots, lo, hi, page, *sinks = operands

@@ -12,7 +12,6 @@ from octavo.quantization.kv import KV_DTYPES
 from octavo.quantization.panels import FLOAT_LAYOUT, layout_for, layout_named, packed_bytes
 
 PAGE_TOKENS = 16
-KV_LAYOUTS = {"bf16": "kv.bf16.t16.1", "float32": "kv.f32.t16.1"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,6 @@ def pack_plan(name: str, format_name: str, n: int, k: int, *, widen: bool = Fals
 
 def group_layout(group: StateGroup, kv_dtype: str) -> GroupLayout:
     """A page of 16 tokens: for each layer and key head, keys then values."""
-    element = KV_DTYPES[kv_dtype].element_bytes
-    page = group.layers * group.kv_heads * 2 * PAGE_TOKENS * group.head_dim * element
-    return GroupLayout(group, KV_LAYOUTS[kv_dtype], page)
+    dtype = KV_DTYPES[kv_dtype]
+    page = group.layers * group.kv_heads * PAGE_TOKENS * dtype.token_bytes(group.head_dim)
+    return GroupLayout(group, dtype.layout, page)

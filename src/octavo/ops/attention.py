@@ -37,13 +37,15 @@ def _attended(operands: Sequence[Value], attrs: Attrs) -> Results:
     return [(operands[0].shape, "f32")]
 
 
-def _bound(attrs: Attrs, q: Array, k: Array, v: Array, *, rounding: float = EPS) -> Floats64:
+def _bound(attrs: Attrs, q: Array, k: Array, v: Array, *, rounding: float = EPS, codes: bool = False) -> Floats64:
     """exp of a score's gamma(head_dim + 3) on |q| |k|, and gamma(2 keys + 8), on the weighted sum of magnitudes |v|.
 
     One row: q [heads, head_dim], the visible keys k and v [keys, kv_heads, head_dim]; the result like q. A score errs
     by gamma(head_dim + 3) (and `rounding` of q: 2^-9 where the variant rounds q and p to bf16) on the magnitudes
     |q| |k|; exp turns that into a relative error of a weight, and the weighted sum adds gamma(keys). The normalisation
-    sees the same relative error once more.
+    sees the same relative error once more. codes: over int8 pages q has codes of 1 / 16383 of its largest element, and
+    the products of weight and scale of a split codes of 1 / 32767 of the largest one, each off by half
+    (native/kernels/attention_tile.h).
     """
     heads, head_dim = q.shape
     repeat = heads // k.shape[1]
@@ -53,6 +55,9 @@ def _bound(attrs: Attrs, q: Array, k: Array, v: Array, *, rounding: float = EPS)
     scores = np.einsum("hd,khd->hk", queries, keys) * attrs["scale"]
     magnitude = np.einsum("hd,khd->hk", np.abs(queries), np.abs(keys)) * attrs["scale"]
     error = 2 * ((gamma(head_dim + 3) + 2 * rounding) * magnitude).max(axis=1, initial=0.0)
+    if codes:
+        largest = np.abs(queries).max(axis=1)
+        error += 2 * (np.abs(keys).sum(axis=2).max(axis=0, initial=0.0) * largest * attrs["scale"] / 16383 / 2)
     cap = attrs.get("softcap", 0.0)
     if cap:  # its slope is at most 1; tanh from an exp and a quotient errs by some roundings of a number below 1
         scores = cap * np.tanh(scores / cap)
@@ -62,6 +67,9 @@ def _bound(attrs: Attrs, q: Array, k: Array, v: Array, *, rounding: float = EPS)
     spread = np.abs(scores).max(axis=1, initial=0.0) * EPS * 4  # argument of exp, and exp itself to 4 ulp
     relative = 2 * np.expm1(error + spread + 8 * EPS) + 2 * gamma(2 * len(k) + 8) + 4 * rounding
     result: Floats64 = relative[:, None] * np.einsum("hk,khd->hd", weights, np.abs(values)) + TINY
+    if codes:
+        most = (weights * np.abs(values).max(axis=2).T).max(axis=1, initial=0.0)
+        result += (len(k) * most * (1 + relative) / 32767 / 2)[:, None]
     return result
 
 

@@ -1,6 +1,6 @@
-"""KV cache dtypes: their names, their sizes, and the rounding to bf16.
+"""KV cache dtypes: their names, their sizes and layout ids, and the rounding to bf16 and int8.
 
-It knows nothing of pages or layouts of the cache.
+The one place in Python where a dtype is added (in native code: native/kernel.h, KvDtype). It knows nothing of pages.
 """
 
 from __future__ import annotations
@@ -15,13 +15,30 @@ from octavo.errors import ConfigError
 
 @dataclass(frozen=True)
 class KVDtype:
-    """A dtype of cached keys and values; `element_bytes` each."""
+    """A dtype of cached keys and values: `element_bytes` each, `scale_bytes` for a head's keys (or values) of a token.
+
+    layout: id of the pages' layout; number: the same in native code.
+    """
 
     name: str
+    number: int
+    layout: str
     element_bytes: int
+    scale_bytes: int = 0
+
+    def token_bytes(self, head_dim: int) -> int:
+        """Bytes of the keys and values of one token and head."""
+        return 2 * (head_dim * self.element_bytes + self.scale_bytes)
 
 
-KV_DTYPES = {"bf16": KVDtype("bf16", 2), "float32": KVDtype("float32", 4)}
+KV_DTYPES = {
+    each.name: each
+    for each in (
+        KVDtype("bf16", 0, "kv.bf16.t16.1", 2),
+        KVDtype("float32", 1, "kv.f32.t16.1", 4),
+        KVDtype("int8", 2, "kv.int8.t16.1", 1, scale_bytes=4),
+    )
+}
 
 # what users of other servers write -> our names
 ALIASES = {
@@ -29,7 +46,7 @@ ALIASES = {
     "f16": "fp16", "half": "fp16", "float16": "fp16", "q8_0": "int8",
     "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8",
 }  # fmt: skip
-PLANNED = ("fp16", "int8", "fp8")  # named by the design, not built
+PLANNED = {"fp16": "bf16", "fp8": "int8"}  # named by the design, not built -> what takes as much memory
 
 
 def kv_dtype(name: str) -> KVDtype:
@@ -40,9 +57,32 @@ def kv_dtype(name: str) -> KVDtype:
     supported = ", ".join(KV_DTYPES)
     if known in PLANNED:
         raise ConfigError(
-            f"--kv-cache-dtype {name}: {known} is not supported yet; supported: {supported}", flag="--kv-cache-dtype"
+            f"--kv-cache-dtype {name}: {known} is not supported; {PLANNED[known]} takes as much memory; "
+            f"supported: {supported}",
+            flag="--kv-cache-dtype",
         )
     raise ConfigError(f"--kv-cache-dtype {name}: unknown dtype; supported: {supported}", flag="--kv-cache-dtype")
+
+
+def kv_layout(layout: str) -> KVDtype:
+    """The KV dtype of a layout id. KeyError if there is none."""
+    return {each.layout: each for each in KV_DTYPES.values()}[layout]
+
+
+def round_to_int8(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """float32 [..., head_dim] -> codes of the same shape and scales [...]; value = code * scale.
+
+    scale = max|x| / 127, code = x * (127 / max|x|) to nearest even, in float32; below 1e-36 all is zero. What is not
+    finite gets codes of 0 and a scale of infinity, so that all that reads it ends as not a number.
+    """
+    values = np.ascontiguousarray(values, np.float32)
+    top = np.abs(values).max(axis=-1)
+    finite = np.isfinite(values).all(axis=-1)
+    used = finite & (top >= np.float32(1e-36))
+    safe = np.where(used, top, np.float32(127))
+    scaled = np.where(used[..., None], values, np.float32(0)) * (np.float32(127) / safe)[..., None]
+    scales = np.where(used, safe / np.float32(127), np.where(finite, np.float32(0), np.float32(np.inf)))
+    return np.rint(scaled).astype(np.int8), scales.astype(np.float32)
 
 
 def round_to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -12,19 +12,28 @@ PAGE = 16
 ROWS = 128  # rows at a time: bounds the scores
 
 
-def kv_write(x: Tensor, pool: Tensor, positions: Tensor, slots: Tensor, pages: Tensor, *, rounds: bool) -> Tensor:
+def kv_write(x: Tensor, pool: Tensor, positions: Tensor, slots: Tensor, pages: Tensor, *, dtype: str) -> Tensor:
     """x [T, kv_heads * head_dim] into `pool` at each row's position; the new pool. pages [slots, pages of a sequence].
 
-    rounds: to bf16 (nearest, ties to even), kept as float32.
+    dtype: of the cache (quantization/kv.py); rows are rounded to it, to nearest, ties to even, and kept as float32.
     """
-    rows = x.unflatten(-1, tuple(pool.shape[2:]))
-    if rounds:
-        rows = rows.to(torch.bfloat16).to(torch.float32)
+    rows = _rounded(x.unflatten(-1, tuple(pool.shape[2:])), dtype)
     at = pages[slots.long(), positions.long() // PAGE].long()
     index = (at, positions.long() % PAGE)
     if torch.is_grad_enabled():
         return pool.index_put(index, rows)
     return pool.index_put_(index, rows)
+
+
+def _rounded(rows: Tensor, dtype: str) -> Tensor:
+    """[T, kv_heads, head_dim] as read back from a cache of the dtype."""
+    if dtype == "bf16":
+        return rows.to(torch.bfloat16).to(torch.float32)
+    if dtype == "int8":  # code * scale, the scale per token and head; see quantization/kv.py round_to_int8
+        top = rows.abs().amax(-1, keepdim=True)
+        inverse = torch.where(top >= 1e-36, 127 / top, 0.0)
+        return torch.round(rows * inverse) * (top / 127)
+    return rows
 
 
 def attention(
