@@ -85,7 +85,7 @@ def test_run_ahead(world: World, ahead: int) -> None:
 
 @pytest.mark.parametrize(("kv_dtype", "count"), [("bf16", 15), ("int8", 30)])
 def test_preempted_and_evicted(tiny_gguf: Path, kv_dtype: str, count: int) -> None:
-    """So few blocks (4,096 tokens of bf16, 6,544 of int8) that requests are preempted and prefixes evicted all the time."""
+    """So few blocks (4,096 tokens of bf16, 6,544 of int8) that requests are preempted and prefixes evicted often."""
     wanted = requests(tiny.VOCAB_SIZE, count, longest=300, shortest=200, answer=150)
     small = Model(tiny_gguf, kv_dtype=kv_dtype, kv_bytes=1 << 20, max_seqs=count)
     truth = World(Model(tiny_gguf, kv_dtype=kv_dtype, kv_bytes=16 << 20), wanted).truth

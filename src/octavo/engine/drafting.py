@@ -23,16 +23,16 @@ class Drafting:
         self._cache, self._cost = cache, cost
         self._rows = 0  # decode rows of the step, drafted ones included
         self._expected = 0.0  # ids that the step is expected to give
-        self._open = False
+        self.open = False  # whether anyone may draft in this step
 
     def begin(self, decodes: int) -> None:
         """A step with `decodes` decode rows is made."""
-        self._open = self._proposer is not None and 0 < decodes <= MOST_SEQUENCES
+        self.open = self._proposer is not None and 0 < decodes <= MOST_SEQUENCES
         self._rows, self._expected = decodes, float(decodes)
 
     def of(self, sequence: Sequence, rows: int, spare_blocks: int) -> tuple[int, ...]:
         """Guessed ids that join the decode row of `sequence`: at most `rows`, on at most `spare_blocks` new blocks."""
-        if not self._open or self._proposer is None or sequence.next_logprob < sequence.prompt_len:
+        if not self.open or self._proposer is None or sequence.next_logprob < sequence.prompt_len:
             return ()
         known = len(sequence.ids)
         limit = min(self._most, rows, sequence.length_limit - known - 1)

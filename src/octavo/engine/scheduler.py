@@ -104,7 +104,8 @@ class Scheduler:
             remaining = len(sequence.ids) - sequence.computed
             guessed: tuple[int, ...] = ()
             if remaining == 1:
-                guessed = self._draft(sequence, budget)
+                if self._drafting.open:
+                    guessed = self._draft(sequence, budget)
                 count = 1 + len(guessed)
             else:
                 budget.others -= 1
