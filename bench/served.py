@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from compare import described
 from server import Server, serve
 
 from octavo import LLM, SamplingParams
-from octavo.execution.ceilings import measure
+from octavo.execution.ceilings import Ceilings, measure
+from octavo.machine import read_machine
 from octavo.request import ChatRequest
 
 PROMPT = 128
@@ -135,6 +135,15 @@ HEAD = (
     "| streams x tokens | offline tok/s | served tok/s | served / offline, load taken off | as it is | load "
     "| front µs/token | reads/token | first ms | gap ms |\n" + "|---" * 10 + "|"
 )
+
+
+def described(ceilings: Ceilings) -> str:
+    """The machine, and what it can reach."""
+    machine = read_machine()
+    return (
+        f"CPU {machine.cpu_name} ({machine.cpu_id}), {ceilings.threads} threads, variant {ceilings.isa}; ceilings: "
+        f"read {ceilings.read_bytes_per_second / 1e9:.1f} GB/s, int8 {ceilings.int8_ops_per_second / 1e9:,.0f} GOP/s"
+    )
 
 
 def main() -> None:

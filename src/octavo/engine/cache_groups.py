@@ -157,20 +157,25 @@ class CacheGroups:
 
     def shortage(self, sequence: Sequence, end: int) -> int:
         """Blocks that are missing for positions below `end`."""
+        if end <= sequence.room:
+            return 0
         blocks = -(-end // self.block_tokens)
         return sum(max(0, blocks - len(held)) for held in sequence.blocks)
 
     def grow(self, sequence: Sequence, end: int, draft: Draft) -> bool:
         """Blocks for positions below `end`, or False and nothing changed."""
+        if end <= sequence.room:
+            return True
         blocks = -(-end // self.block_tokens)
         missing = 0
         for held in sequence.blocks:
             if len(held) < blocks:
                 missing += blocks - len(held)
-        if missing == 0:
-            return True
         if missing > self.pool.available:
             return False
+        sequence.room = blocks * self.block_tokens
+        if missing == 0:
+            return True
         for group, held in enumerate(sequence.blocks):
             first = len(held)
             while len(held) < blocks:
@@ -284,6 +289,7 @@ class CacheGroups:
             sequence.blocks[group] = []
             sequence.first_block[group] = 0
         sequence.computed = 0
+        sequence.room = 0
         sequence.hashed = 0
 
     def reset(self) -> None:

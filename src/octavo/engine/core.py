@@ -80,6 +80,7 @@ class EngineCore:
         self.scheduler = Scheduler(self.roster, setup.cost)
         self._runner = setup.runner
         self._flight = flight
+        self._recorded: list[Sequence] = []  # members of the last step that the flight record was told of
         if setup.watch is not None and flight is not None:
             setup.watch(flight.address)
         self._waiting_aborts: list[Abort] = []
@@ -151,10 +152,12 @@ class EngineCore:
             return
         draft = self.scheduler.flight
         assert draft is not None
-        members = [sequence.live.digest for sequence in draft.members]
+        if draft.members != self._recorded:
+            self._recorded = draft.members
+            self._flight.name([sequence.live.digest for sequence in draft.members])
         rows = step.rows
         predicted = self.setup.cost.predict(rows, rows, prefill=rows > len(step.runs))
-        self._flight.begin(step.number, members, predicted / self.setup.nodes)
+        self._flight.begin(step.number, predicted / self.setup.nodes)
 
     # What a step gave
 
@@ -210,11 +213,16 @@ class EngineCore:
             sequence.computed = run.start + run.count - len(run.draft) + kept - 1
         sequence.ids += ids
         self._generated += kept
-        output = self._output(sequence, ids, given, finish)
-        output.stop_id = stop
+        if sequence.silent:
+            sequence.silent = False
+            output = self._output(sequence, ids, given, finish)
+            output.stop_id = stop
+            if sequence.live.held:
+                self.roster.prompt_done(sequence)
+        else:  # nearly all; it looks at nothing but the sequence, as what it looks at comes from memory
+            logprobs = given.logprobs and given.logprobs[:kept]
+            output = ChoiceOutput(sequence.request_id, sequence.choice, sequence.emitted, ids, logprobs, finish, stop)
         sequence.emitted += kept
-        if sequence.live.held:
-            self.roster.prompt_done(sequence)
         if finish is not None:
             self.roster.cache.commit(sequence)
             self.roster.finish(sequence)
@@ -236,7 +244,7 @@ class EngineCore:
     ) -> ChoiceOutput:
         live = sequence.live
         logprobs = None if given is None or given.logprobs is None else given.logprobs[: len(ids)]
-        output = ChoiceOutput(live.request.request_id, sequence.choice, sequence.emitted, ids, logprobs, finish)
+        output = ChoiceOutput(sequence.request_id, sequence.choice, sequence.emitted, ids, logprobs, finish)
         if sequence.choice == 0 and not live.prompt_told:
             live.prompt_told = True
             output.prompt = PromptOutput(max(0, live.cached_tokens), sequence.prompt_logprobs)

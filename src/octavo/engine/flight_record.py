@@ -80,14 +80,17 @@ class FlightRecord:
         """The loop turned: the engine is alive."""
         self._words[PROGRESS // _WORD] += 1
 
-    def begin(self, step: int, members: Sequence[int], node_seconds: float) -> None:
-        """A step starts: its members are suspects should it kill the engine."""
+    def name(self, members: Sequence[int]) -> None:
+        """Members of the steps that start from now on: suspects should one of these kill the engine."""
         count = min(len(members), self.max_members)
         self._members[:count] = memoryview(array("Q", members[:count]))
+        self._words[STATE // _WORD + 3] = count
+
+    def begin(self, step: int, node_seconds: float) -> None:
+        """A step starts."""
         state = STATE // _WORD
         self._words[state] = step
         self._words[state + 2] = int(node_seconds * 1e9)
-        self._words[state + 3] = count
         self._words[state + 1] = 1
 
     def end(self) -> None:

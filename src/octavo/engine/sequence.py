@@ -58,13 +58,14 @@ class Sequence:
     __slots__ = (
         "live", "choice", "order", "ids", "prompt_len", "length_limit", "place", "slot", "computed", "emitted",
         "blocks", "first_block", "keys", "tail", "hashed", "generation", "source", "prompt_logprobs", "next_logprob",
-        "slack_seen", "stop_ids", "drafter",
+        "slack_seen", "stop_ids", "drafter", "request_id", "silent", "room",
     )  # fmt: skip
 
     def __init__(self, live: LiveRequest, choice: int, groups: int) -> None:
         request = live.request
         emitted = next((r.emitted_ids for r in request.resume if r.choice == choice), ())
         self.live = live
+        self.request_id = request.request_id
         self.choice = choice
         self.order = (*live.order, choice)
         self.ids = [*request.prompt_ids, *emitted]
@@ -75,7 +76,9 @@ class Sequence:
         self.slot = NO_SLOT
         self.computed = 0
         self.emitted = len(emitted)  # ids that the front has been sent
+        self.silent = True  # no step has given an output yet
         self.blocks: list[list[int]] = [[] for _ in range(groups)]  # per group; NO_BLOCK where freed or never needed
+        self.room = 0  # tokens that the blocks of every group are known to hold
         self.first_block = [0] * groups  # first entry of blocks[g] that is held
         self.keys: list[bytes] = []  # chained keys: root, then one a block, made when first asked for
         self.tail: PrefixNode | None = None  # pinned: the node of the last block in the prefix cache

@@ -7,6 +7,7 @@ or which tokens should run next.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from octavo.stats import StepStats
 
 REJECTED = 3  # status of a row behind a draft that was not sampled
 H = {name: i for i, name in enumerate(HEADER)}
+_SAID = struct.Struct("=9q")  # header words from `epoch` on: what a step says to native code, in one go
+_DONE = struct.Struct("=3q")  # from `loops_done` on: what native code says
 Views = dict[str, npt.NDArray[Any]]
 
 
@@ -44,12 +47,13 @@ class Runner:
         self._executor = executor
         self._step = executor.step
         self._slots = executor.slots
-        self._header = executor.step["header"]
+        header = executor.step["header"]
+        self._words = header.data.cast("B")
         self._windows = [(group.index, group.window) for group in executor.facts.groups]
         self._decodes = DecodeRows(executor.facts, executor.step)
         self._wants_logprobs: dict[int, int] = {}  # slot -> number of top logprobs asked for
         self._prompt_tops: dict[int, int] = {}  # the same for the prompt's
-        self._header[H["magic"]], self._header[H["abi"]], self._header[H["hash"]] = MAGIC, ABI, LAYOUT_HASH
+        header[H["magic"]], header[H["abi"]], header[H["hash"]] = MAGIC, ABI, LAYOUT_HASH
 
     def run(self, step: Step) -> StepResult:
         """Carry out `step`. Raises ValueError when it exceeds the bounds (a mistake of the engine)."""
@@ -61,9 +65,8 @@ class Runner:
         page = self._slots["page"]
         for added in step.pages:
             page[added.slot, added.group, added.first : added.first + len(added.pages)] = added.pages
-        decodes = self._decodes.fits(step.runs)
+        decodes = self._decodes.write(step.runs)
         if decodes:
-            self._decodes.write(step.runs)
             rows, logit_rows = len(step.runs), [(index, -1) for index in range(len(step.runs))]
         else:
             self._decodes.forget()
@@ -72,15 +75,17 @@ class Runner:
         native = time.perf_counter()
         finished = self._executor.execute() if rows or step.zero_pages or step.copy_pages else True
         native = time.perf_counter() - native
-        loops = int(self._header[H["loops_done"]])
-        if decodes and not self._wants_logprobs and not self._header[H["nonfinite"]]:
+        loops, _, nonfinite = _DONE.unpack_from(self._words, H["loops_done"] * 8)
+        if decodes and not self._wants_logprobs and not nonfinite:
             runs = self._decodes.results(loops)
         else:
             runs = self._results(step, logit_rows, loops)
-        keys = self._decodes.visible_keys(loops) if decodes else self._visible_keys(rows)
-        return StepResult(
-            step.number, runs, self._stats(step, rows, runs, keys, native, begin), not finished and loops == 0
-        )
+        if decodes:
+            split, keys = (rows, 0, 0), self._decodes.visible_keys(loops)
+        else:
+            split, keys = _split(step.runs, runs), self._visible_keys(rows)
+        stats = self._stats(step, rows, split, loops, keys, native, begin)
+        return StepResult(step.number, runs, stats, not finished and loops == 0)
 
     # -- the slot table ------------------------------------------------------------------------------------------------
 
@@ -172,18 +177,20 @@ class Runner:
         return what
 
     def _write_header(self, step: Step, rows: int, logit_rows: int) -> None:
-        view, header = self._step, self._header
+        view = self._step
         zero, copy = len(step.zero_pages), len(step.copy_pages)
         if zero > view["zero_page"].shape[0] or copy > view["copy_page"].shape[0]:
             raise ValueError(f"{zero} pages to zero and {copy} to copy exceed the bounds of a step")
         if step.loop > 1 and not (logit_rows == rows == len(step.runs)):
             raise ValueError("run-ahead needs decode rows only")
-        view["zero_page"][:zero] = step.zero_pages
+        if zero:
+            view["zero_page"][:zero] = step.zero_pages
         if copy:
             view["copy_page"][:copy] = step.copy_pages
-        header[H["epoch"]], header[H["step"]] = step.epoch, step.number
-        header[H["rows"]], header[H["seqs"]], header[H["logit_rows"]] = rows, len(step.runs), logit_rows
-        header[H["loop"]], header[H["zero_pages"]], header[H["copy_pages"]] = step.loop, zero, copy
+        _SAID.pack_into(
+            self._words, H["epoch"] * 8,
+            step.epoch, step.number, rows, len(step.runs), logit_rows, step.loop, 0, zero, copy,
+        )  # fmt: skip
 
     # -- results -------------------------------------------------------------------------------------------------------
 
@@ -191,7 +198,7 @@ class Runner:
         view, count = self._step, len(what)
         tokens = view["out_token"][: count * loops].tolist()
         drafted = any(run.draft for run in step.runs)
-        bad = view["out_status"][: count * loops].tolist() if drafted or self._header[H["nonfinite"]] else None
+        bad = view["out_status"][: count * loops].tolist() if drafted or view["header"][H["nonfinite"]] else None
         results = [RunResult(run.slot) for run in step.runs]
         for at, token in enumerate(tokens):
             index, target = what[at % count]
@@ -224,16 +231,9 @@ class Runner:
         return int(self._step["row_hi"][0, :rows].sum()) if self._windows else 0
 
     def _stats(
-        self, step: Step, rows: int, runs: tuple[RunResult, ...], keys: int, native: float, begin: float
+        self, step: Step, rows: int, split: tuple[int, int, int], loops: int, keys: int, native: float, begin: float
     ) -> StepStats:
-        loops = int(self._header[H["loops_done"]])
-        decode = drafted = accepted = 0
-        for run, result in zip(step.runs, runs, strict=True):
-            if run.draft:
-                drafted += len(run.draft)
-                accepted += max(0, len(result.token_ids) - 1)
-            if run.sample and run.count - len(run.draft) == 1:
-                decode += 1
+        decode, drafted, accepted = split
         return StepStats(
             step=step.number,
             prefill_rows=rows - decode - drafted,
@@ -246,6 +246,18 @@ class Runner:
             native_seconds=native,
             total_seconds=time.perf_counter() - begin,
         )
+
+
+def _split(runs: Sequence[RowRun], results: Sequence[RunResult]) -> tuple[int, int, int]:
+    """Decode rows, drafted rows, and how many of these were sampled."""
+    decode = drafted = accepted = 0
+    for run, result in zip(runs, results, strict=True):
+        if run.draft:
+            drafted += len(run.draft)
+            accepted += max(0, len(result.token_ids) - 1)
+        if run.sample and run.count - len(run.draft) == 1:
+            decode += 1
+    return decode, drafted, accepted
 
 
 def _mask(ids: Sequence[int], words: int) -> npt.NDArray[np.uint32]:

@@ -4,7 +4,7 @@ A Step is complete as a difference: slots that open (with everything native code
 close, pages that are appended, and the rows to run. The runner applies it to the slot table; nothing is rebuilt per
 step. Blocks of `--block-size` tokens are the engine's; here everything is in pages of 16 tokens.
 
-What is made for every sequence of every step is a struct of msgspec, at a fifth of a frozen dataclass's time.
+What is made in every step is a struct of msgspec, at a fifth of a frozen dataclass's time.
 
 It knows ids and pages; it does not know text, requests or who waits for the result.
 """
@@ -64,8 +64,7 @@ class RowRun(msgspec.Struct, frozen=True):
     draft: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One call of the executor. With loop > 1 every run is a single sampled decode row."""
 
     number: int
@@ -106,8 +105,7 @@ class RunResult(msgspec.Struct):
     )
 
 
-@dataclass(frozen=True)
-class StepResult:
+class StepResult(msgspec.Struct, frozen=True):
     """Results in the order of Step.runs. aborted: the step was stopped inside and committed nothing."""
 
     number: int
