@@ -5,7 +5,8 @@
 The engine as served, in this process; a child plays the front. Columns of µs are medians over turns of decode rows
 alone, each segment without what it calls in another one. `real` are turns of one step (run-ahead off), `ahead` as
 served, `none` the same as `real` with a native call that does nothing: how long Python takes when no kernel has driven
-it out of the caches. The three alternate. The bar for `real` and `ahead`: 100 µs + 3 µs a sequence.
+it out of the caches. The three alternate. The bar: 100 µs + 3 µs a sequence for a decode step, of which a turn that
+runs ahead has several. Tried for less: weights prefetched with prefetchnta (no difference to Python or kernels).
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class Engine:
             self.loop.turn(0.01)
 
     def turns(self, number: int, *, ahead: bool, native: bool) -> list[dict[str, float]]:
-        """Seconds by segment of so many turns."""
+        """Seconds by segment of so many turns, and the decode `steps` of each."""
         roster, most = self.core.roster, self.core.setup.scheduler.run_ahead
         roster.config = replace(roster.config, run_ahead=most if ahead else 1)
         self._executor.execute = self._native if native else self._none
@@ -136,6 +137,7 @@ class Engine:
         for _ in range(number):
             self.watch.seconds = defaultdict(float)
             self.loop.turn(0.0)
+            self.watch.seconds["steps"] = self._executor.step["header"][H["loops_done"]]
             made.append(self.watch.seconds)
         return made
 
@@ -158,12 +160,12 @@ def row(count: int, name: str, turns: list[dict[str, float]]) -> str:
         return statistics.median(turn[segment] for turn in turns)
 
     python = sorted(sum(turn[segment] for segment in SEGMENTS) for turn in turns)
-    native, total = middle("native"), statistics.median(python)
+    native, total, steps = middle("native"), statistics.median(python), middle("steps")
     cells = " | ".join(f"{middle(segment) * 1e6:.0f}" for segment in SEGMENTS)
     low, high = python[len(python) // 10] * 1e6, python[len(python) * 9 // 10] * 1e6
     return (
-        f"| {count} {name} | {native * 1e3:.2f} | {total * 1e6:.0f} ({low:.0f} to {high:.0f}) | "
-        f"{total / (total + native):.1%} | {100 + 3 * count} | {cells} |"
+        f"| {count} {name} | {steps:.0f} | {native * 1e3:.2f} | {total * 1e6:.0f} ({low:.0f} to {high:.0f}) | "
+        f"{total / (total + native):.1%} | {total / steps * 1e6:.0f} | {100 + 3 * count} | {cells} |"
     )
 
 
@@ -176,8 +178,12 @@ def main() -> None:
     args = parser.parse_args()
     kinds = {"real": (False, True), "ahead": (True, True), "none": (False, False)}
     engine = Engine(args.model, args.threads)
-    print("| sequences | native ms | Python µs (10 to 90 %) | share | bar µs | " + " | ".join(SEGMENTS) + " |")
-    print("|---" * (5 + len(SEGMENTS)) + "|")
+    print(
+        "| sequences | steps | native ms | Python µs (10 to 90 %) | share | µs a step | bar | "
+        + " | ".join(SEGMENTS)
+        + " |"
+    )
+    print("|---" * (7 + len(SEGMENTS)) + "|")
     for count in (1, 8, 32):
         engine.submit(count)
         turns: dict[str, list[dict[str, float]]] = {kind: [] for kind in kinds}
