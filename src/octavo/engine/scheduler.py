@@ -113,7 +113,8 @@ class Scheduler:
                 if count == 0:
                     i += 1
                     continue
-            while not self.cache.grow(sequence, sequence.computed + count, draft):
+            end = sequence.computed + count
+            while end > sequence.room and not self.cache.grow(sequence, end, draft):
                 victim = self.roster.running.pop()
                 self._preempt(victim)
                 preempted = True
@@ -298,22 +299,25 @@ class Scheduler:
         if waits and not self._full:
             return 1
         rows = len(draft.runs)
-        if rows != len(self.roster.running) or any(run.count != 1 or not run.sample for run in draft.runs):
+        if rows != len(self.roster.running):
             return 1
         predicted = self.cost.predict(rows, keys, prefill=False)
         loop = min(self.roster.config.run_ahead, max(1, int(RUN_AHEAD_SECONDS / predicted)))
-        for sequence in draft.members:
-            loop = min(loop, sequence.length_limit - len(sequence.ids))
-            if sequence.drafter is not None and sequence.drafter.copying:
-                loop = 1
+        for sequence, run in zip(draft.members, draft.runs, strict=True):
+            left = sequence.length_limit - len(sequence.ids)
+            if left < loop:
+                loop = left
+            if run.count != 1 or not run.sample or (sequence.drafter is not None and sequence.drafter.copying):
+                return 1
+        short = [sequence for sequence in draft.members if sequence.computed + loop > sequence.room]
         while loop > 1:
-            missing = sum(self.cache.shortage(s, s.computed + loop) for s in draft.members)
+            missing = sum(self.cache.shortage(sequence, sequence.computed + loop) for sequence in short)
             if missing <= self.cache.pool.available:
                 break
             loop //= 2
         if loop <= 1:
             return 1
-        for sequence in draft.members:
+        for sequence in short:
             self.cache.grow(sequence, sequence.computed + loop, draft)
         return loop
 
