@@ -6,7 +6,8 @@ The engine as served, in this process; a child plays the front. Columns of µs a
 alone, each segment without what it calls in another one. `real` are turns of one step (run-ahead off), `ahead` as
 served, `none` the same as `real` with a native call that does nothing: how long Python takes when no kernel has driven
 it out of the caches. The three alternate. The bar: 100 µs + 3 µs a sequence for a decode step, of which a turn that
-runs ahead has several. Tried for less: weights prefetched with prefetchnta (no difference to Python or kernels).
+runs ahead has several. The clocks themselves take 20 to 40 µs of a `real` or `ahead` turn. Tried for less: weights
+prefetched with prefetchnta (no difference, neither to Python nor to the kernels).
 """
 
 from __future__ import annotations
@@ -159,13 +160,15 @@ def row(count: int, name: str, turns: list[dict[str, float]]) -> str:
     def middle(segment: str) -> float:
         return statistics.median(turn[segment] for turn in turns)
 
-    python = sorted(sum(turn[segment] for segment in SEGMENTS) for turn in turns)
+    spent = [sum(turn[segment] for segment in SEGMENTS) for turn in turns]
+    step = statistics.median(seconds / turn["steps"] for seconds, turn in zip(spent, turns, strict=True))
+    python = sorted(spent)
     native, total, steps = middle("native"), statistics.median(python), middle("steps")
     cells = " | ".join(f"{middle(segment) * 1e6:.0f}" for segment in SEGMENTS)
     low, high = python[len(python) // 10] * 1e6, python[len(python) * 9 // 10] * 1e6
     return (
         f"| {count} {name} | {steps:.0f} | {native * 1e3:.2f} | {total * 1e6:.0f} ({low:.0f} to {high:.0f}) | "
-        f"{total / (total + native):.1%} | {total / steps * 1e6:.0f} | {100 + 3 * count} | {cells} |"
+        f"{total / (total + native):.1%} | {step * 1e6:.0f} | {100 + 3 * count} | {cells} |"
     )
 
 
