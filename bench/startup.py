@@ -56,7 +56,7 @@ def main() -> None:
     args = parser.parse_args()
     first, seconds = measured(args.model, args.runs)
     print(
-        f"{args.model}: {statistics.median(seconds):.2f} s to the first token ({seconds[0]:.2f} to {seconds[-1]:.2f}); "
+        f"{Path(args.model).name}: {statistics.median(seconds):.2f} s to the first token ({seconds[0]:.2f} to {seconds[-1]:.2f}); "
         f"{first:.2f} s where the cache was empty"
     )
 

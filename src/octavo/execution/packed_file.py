@@ -151,8 +151,8 @@ class PackedFile:
 def checksum(region: Region, threads: int) -> bytes:
     """SHA-256 over sums: of each MiB the 512 columns of 64-bit words, modulo 2^64.
 
-    A changed word changes its column's sum, and what is not random (a page in another's place) changes the sums of two
-    columns' pages or more; SHA-256 itself would take ten times as long. region: [multiple of ALIGN] uint8.
+    Any one changed word changes its column's sum. What leaves every sum as it was is not noticed: two whole pages of
+    one MiB in each other's place. SHA-256 of all bytes would take ten times as long. region: [multiple of ALIGN] uint8.
     """
     rows = region.view(np.uint64).reshape(-1, ALIGN // 8)
     pieces = -(-len(rows) // SUMMED_ROWS)
