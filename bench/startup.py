@@ -56,7 +56,8 @@ def main() -> None:
     args = parser.parse_args()
     first, seconds = measured(args.model, args.runs)
     print(
-        f"{Path(args.model).name}: {statistics.median(seconds):.2f} s to the first token ({seconds[0]:.2f} to {seconds[-1]:.2f}); "
+        f"{Path(args.model).name}: {statistics.median(seconds):.2f} s to the first token "
+        f"({seconds[0]:.2f} to {seconds[-1]:.2f}); "
         f"{first:.2f} s where the cache was empty"
     )
 
