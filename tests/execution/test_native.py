@@ -169,11 +169,11 @@ def test_the_loop_ends_with_a_sequence(session: Session) -> None:
 
 
 def test_the_loop_leaves_when_something_arrives(session: Session) -> None:
-    """`arrived` changes while the step runs: a thread of Python's counts it up until the step has seen it."""
+    """`arrived` is counted up by a thread while steps run. A step of this tiny model may be over before that thread has
+    a core, so steps are run until one was left early; every one has the same ids."""
     import threading
 
-    plain = session.answers(PROMPTS, count=9)
-    answers, over = session.open(PROMPTS), threading.Event()
+    plain, over, early = session.answers(PROMPTS, count=9), threading.Event(), 0
 
     def arrive() -> None:
         while not over.is_set():
@@ -181,12 +181,17 @@ def test_the_loop_leaves_when_something_arrives(session: Session) -> None:
 
     thread = threading.Thread(target=arrive)
     thread.start()
-    loops = [session.decode(PROMPTS, answers, 8).stats.loops]
+    for _ in range(300):
+        answers = session.open(PROMPTS)
+        early += session.decode(PROMPTS, answers, 8).stats.loops < 8
+        while len(answers[0][0]) < 9:
+            session.decode(PROMPTS, answers, 9 - len(answers[0][0]))
+        assert answers == plain
+        if early:
+            break
     over.set()
     thread.join()
-    while len(answers[0][0]) < 9:
-        loops.append(session.decode(PROMPTS, answers, 9 - len(answers[0][0])).stats.loops)
-    assert loops[0] < 8 and answers == plain
+    assert early
 
 
 def test_a_stopped_step_commits_nothing_and_may_be_repeated(session: Session) -> None:
