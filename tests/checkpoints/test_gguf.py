@@ -191,17 +191,6 @@ def test_an_unsupported_tensor_type_is_named(tmp_path):
         open_checkpoint(path)
 
 
-def test_one_of_several_parts_is_refused(tmp_path):
-    path = write(tmp_path / "m.gguf")
-    raw = path.read_bytes()
-    key = b"split.count"
-    entry = len(key).to_bytes(8, "little") + key + (2).to_bytes(4, "little") + (3).to_bytes(2, "little")
-    count = int.from_bytes(raw[16:24], "little") + 1
-    path.write_bytes(raw[:16] + count.to_bytes(8, "little") + entry + raw[24:])
-    with pytest.raises(UnsupportedModel, match="one of 3 parts"):
-        open_checkpoint(path)
-
-
 def test_end_tokens_of_turn_and_message_count(tmp_path):
     ids = {"tokenizer.ggml.eos_token_id": 5, "tokenizer.ggml.eot_token_id": 7}
     assert open_checkpoint(write(tmp_path / "m.gguf", extra=ids)).eos_token_ids == (5, 7)

@@ -19,6 +19,8 @@ from octavo.checkpoints.digest import files_digest
 from octavo.errors import CheckpointError, ModelNotFound
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+GIT_LFS = b"version https://git-lfs"  # how a pointer file begins, in the place of what it points to
+LFS_POINTER = "it is a git-lfs pointer, not the file itself: run `git lfs pull` where it was cloned"
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,14 @@ def read_exactly(path: Path, offset: int, target: NDArray[np.uint8], what: str) 
 
 
 def open_checkpoint(path: Path | str) -> Checkpoint:
-    """Opens a Hugging Face folder or a .gguf file (or a folder with exactly one).
+    """Opens a Hugging Face folder, a .gguf file (of several: any of them), or a folder with exactly one such model.
 
     Raises ModelNotFound where nothing is there, CheckpointError for broken files, UnsupportedModel for what is not
     built. Only headers and small JSON files are read.
     """
     from octavo.checkpoints.folder import open_folder
     from octavo.checkpoints.gguf_config import open_gguf
+    from octavo.checkpoints.kinds import only_gguf
 
     path = Path(path)
     if not path.exists():
@@ -126,13 +129,7 @@ def open_checkpoint(path: Path | str) -> Checkpoint:
     if path.is_dir():
         if (path / "config.json").exists():
             return open_folder(path)
-        ggufs = sorted(path.glob("*.gguf"))
-        if len(ggufs) == 1:
-            return open_gguf(ggufs[0])
-        if ggufs:
-            names = ", ".join(found.name for found in ggufs)
-            raise ModelNotFound(f"{path} has several GGUF files; name one of them: {names}", param="model")
-        raise CheckpointError(f"{path} has neither config.json nor a .gguf file", path=str(path))
+        return open_gguf(only_gguf(path))
     if path.suffix in PICKLED:
         raise CheckpointError(refuse_pickle(path), path=str(path))
     if path.suffix == ".safetensors":
@@ -144,5 +141,6 @@ def refuse_pickle(path: Path) -> str:
     """The words for pickled weights, which run code when they are loaded."""
     return (
         f"{path} is a pickle, which can run any code when it is loaded; octavo reads only safetensors and GGUF. "
-        "Convert it with transformers: save_pretrained(folder, safe_serialization=True)"
+        "Convert it where you trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder) of "
+        "transformers, and its tokenizer likewise"
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from octavo.checkpoints.checkpoint import Checkpoint
+from octavo.checkpoints.kinds import refuse_folder
 from octavo.checkpoints.safetensors import read_json, read_small, read_tensors, weight_files
 from octavo.errors import CheckpointError
 
@@ -25,7 +26,9 @@ TOKENIZER_FILES = (
 def open_folder(folder: Path) -> Checkpoint:
     """The folder as a Checkpoint. Raises CheckpointError naming the file."""
     config_file = folder / "config.json"
-    config = normalized(read_json(config_file, MAX_JSON), config_file)
+    stated = read_json(config_file, MAX_JSON)
+    refuse_folder(folder, stated)
+    config = normalized(stated, config_file)
     files, weight_map = weight_files(folder)
     tensors = read_tensors(files, weight_map)
     formats: Counter[str] = Counter()

@@ -15,7 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from octavo.checkpoints.checkpoint import TensorInfo
+from octavo.checkpoints.checkpoint import GIT_LFS, LFS_POINTER, TensorInfo
 from octavo.errors import CheckpointError, UnsupportedModel
 from octavo.quantization.format import FORMATS, GGML_TYPES, format_named, unsupported
 
@@ -137,8 +137,8 @@ class _Cursor:
 
 
 def read_gguf(path: Path) -> GGUFFile:
-    """Parses the header of a single-file GGUF. Raises CheckpointError naming file, key or tensor, and byte offset;
-    UnsupportedModel for a tensor type that is not built, or a file that is one of several."""
+    """Parses the header of one file, which may be one of several (see gguf_shards.py). Raises CheckpointError naming
+    file, key or tensor, and byte offset; UnsupportedModel for a tensor type that is not built."""
     return _with_cursor(path, _read)
 
 
@@ -177,14 +177,15 @@ def _with_cursor(path: Path, read: Callable[[_Cursor], T]) -> T:
 
 def _read(cursor: _Cursor) -> GGUFFile:
     if cursor.size < 24:
-        cursor.fail(f"needs 24 bytes, the file has {cursor.size}")
-    if cursor.take(4, "the magic") != MAGIC:
-        cursor.fail("does not start with 'GGUF': this is not a GGUF file", 0)
+        cursor.fail(f"needs 24 bytes, the file has {cursor.size}. The download is probably incomplete: fetch it again")
+    magic = cursor.take(4, "the magic")
+    if magic != MAGIC:
+        cursor.fail(f"does not start with 'GGUF': {_instead(cursor)}", 0)
     version = cursor.number("I", "the version")
     if version not in (2, 3):
         if version and version & 0xFFFF == 0:
-            cursor.fail("is big-endian, which is not supported", 4)
-        cursor.fail(f"has version {version}; supported: 2, 3", 4)
+            cursor.fail("is big-endian, which is not supported: convert it with gguf-convert-endian FILE little", 4)
+        cursor.fail(f"has version {version}; supported: 2, 3. Convert the model anew with a current llama.cpp", 4)
     tensor_count = cursor.number("Q", "the number of tensors")
     key_count = cursor.number("Q", "the number of keys")
     # the smallest key takes 8 + 1 + 4 + 1 bytes, the smallest tensor 8 + 1 + 4 + 8 + 4 + 8
@@ -200,9 +201,18 @@ def _read(cursor: _Cursor) -> GGUFFile:
         key, value = _read_key(cursor, metadata)
         metadata[key], offsets[key] = value, at
     cursor.subject = "header"
-    _refuse_split(cursor, metadata)
     tensors = _read_tensors(cursor, tensor_count, _alignment(cursor, metadata))
     return GGUFFile(cursor.path, cursor.size, version, metadata, offsets, tensors)
+
+
+def _instead(cursor: _Cursor) -> str:
+    """What a file that is no GGUF is, where its first bytes tell."""
+    head = os.pread(cursor.descriptor, 64, 0).lstrip().lower()
+    if head.startswith(GIT_LFS):
+        return LFS_POINTER
+    if head.startswith((b"<!doctype", b"<html")):
+        return "it is a web page: the download went wrong, fetch it again"
+    return "this is not a GGUF file"
 
 
 def _read_key(cursor: _Cursor, metadata: dict[str, Any]) -> tuple[str, Any]:
@@ -250,15 +260,6 @@ def _read_array(cursor: _Cursor, array: ArrayRef) -> list[Any]:
     code = f"<{array.count}{SCALARS[array.type]}"
     values = struct.unpack(code, cursor.take(struct.calcsize(code), "its elements"))
     return [bool(value) for value in values] if array.type == BOOL else list(values)
-
-
-def _refuse_split(cursor: _Cursor, metadata: dict[str, Any]) -> None:
-    parts = metadata.get("split.count", 0)
-    if isinstance(parts, int) and parts > 1:
-        raise UnsupportedModel(
-            f"{cursor.path} is one of {parts} parts (key split.count); sharded GGUF files are not supported yet: "
-            "join them with llama.cpp's gguf-split --merge"
-        )
 
 
 def _alignment(cursor: _Cursor, metadata: dict[str, Any]) -> int:

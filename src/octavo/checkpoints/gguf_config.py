@@ -14,7 +14,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from octavo.checkpoints.checkpoint import Checkpoint, read_exactly
-from octavo.checkpoints.gguf import ArrayRef, GGUFFile, read_arrays, read_gguf, scalars
+from octavo.checkpoints.gguf import ArrayRef, GGUFFile, read_arrays, scalars
+from octavo.checkpoints.gguf_shards import PART, read_model
+from octavo.checkpoints.kinds import refuse_gguf
 from octavo.errors import CheckpointError, UnsupportedModel
 
 # general.architecture -> (architectures, model_type). 'llama' stands for Llama, Mistral and SmolLM2 in GGUF.
@@ -38,8 +40,9 @@ ROPE_FACTORS = "rope_freqs.weight"
 
 
 def open_gguf(path: Path) -> Checkpoint:
-    """A .gguf file as a Checkpoint. Raises CheckpointError, UnsupportedModel."""
-    file = read_gguf(path)
+    """A .gguf file, and the others it is one of, as a Checkpoint. Raises CheckpointError, UnsupportedModel."""
+    file, files = read_model(path)
+    refuse_gguf(file)
     config = gguf_config(file)
     kind = file.metadata.get("general.file_type")
     formats: Counter[str] = Counter()
@@ -47,17 +50,23 @@ def open_gguf(path: Path) -> Checkpoint:
         formats[tensor.format] += tensor.nbytes
     template = file.metadata.get("tokenizer.chat_template")
     return Checkpoint(
-        path=path,
+        path=file.path,
         kind="gguf",
-        display_name=QUANTIZATION_SUFFIX.sub("", path.stem),
+        display_name=display_name(path),
         weight_format=(isinstance(kind, int) and FILE_TYPES.get(kind)) or _most(formats),
         config=config,
         tensors=file.tensors,
-        files=(path,),
+        files=files,
         generation_config=_generation_config(file),
         chat_template=template if isinstance(template, str) else None,
         metadata_reader=lambda arrays: read_arrays(file, "tokenizer.") if arrays else scalars(file, "tokenizer."),
     )
+
+
+def display_name(path: Path) -> str:
+    """The file's name without quantization and part."""
+    found = PART.match(path.name)
+    return QUANTIZATION_SUFFIX.sub("", found["stem"] if found else path.stem)
 
 
 def _most(formats: Counter[str]) -> str:

@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from octavo.checkpoints.checkpoint import PICKLED, TensorInfo, refuse_pickle
+from octavo.checkpoints.checkpoint import GIT_LFS, LFS_POINTER, PICKLED, TensorInfo, refuse_pickle
 from octavo.errors import CheckpointError
 
 MAX_HEADER = 100_000_000  # the reference library's limit
 INDEX = "model.safetensors.index.json"
 MAX_INDEX = 64 << 20
+UNREADABLE = {".onnx": "ONNX", ".xml": "OpenVINO", ".h5": "TensorFlow", ".msgpack": "Flax", ".tflite": "TFLite"}
 # dtype -> (our name, bits of an element); those without a Format can be listed but not loaded
 DTYPES = {
     "F32": ("f32", 32), "F16": ("f16", 16), "BF16": ("bf16", 16), "F64": ("f64", 64),
@@ -55,7 +56,9 @@ def weight_files(folder: Path) -> tuple[tuple[Path, ...], dict[str, str] | None]
     pickles = sorted(entry for entry in folder.iterdir() if entry.suffix in PICKLED)
     if pickles:
         raise CheckpointError(refuse_pickle(pickles[0]), path=str(pickles[0]))
-    raise CheckpointError(f"{folder} has no weights: no model.safetensors, no {INDEX}", path=str(folder))
+    others = sorted({UNREADABLE[entry.suffix] for entry in folder.iterdir() if entry.suffix in UNREADABLE})
+    has = f"; it has files for {' and '.join(others)}, which octavo does not read" if others else ""
+    raise CheckpointError(f"{folder} has no weights: no model.safetensors, no {INDEX}{has}", path=str(folder))
 
 
 def read_tensors(files: Iterable[Path], weight_map: dict[str, str] | None) -> dict[str, TensorInfo]:
@@ -148,6 +151,8 @@ def read_safetensors(path: Path) -> dict[str, TensorInfo]:
             if len(head) < 8:
                 raise broken(path, f"needs 8 bytes of header length, the file has {size}", offset=0)
             length = int.from_bytes(head, "little")
+            if GIT_LFS.startswith(head):
+                raise broken(path, LFS_POINTER, offset=0)
             if length > MAX_HEADER:
                 raise broken(path, f"header of {length:,} bytes, the limit is {MAX_HEADER:,}", offset=0)
             if length > size - 8:
