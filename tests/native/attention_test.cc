@@ -1,8 +1,6 @@
-// The attention node, its cache writes, rope and gated activations of every variant that this processor runs: against a
-// float64 reference within a bound computed from the data; bit for bit against itself over chunkings, batches, threads and
-// work sharing, and against the other variants of its numerics class.
-#include <map>
-
+// The attention node, its cache writes, rope and gated activations: against a float64 reference within a bound computed from
+// the data; bit for bit against itself over chunkings, batches, threads and work sharing, and against the other variants of
+// its numerics class. Takes the name of a variant and tests that one, or "classes" and compares the variants; nothing: all.
 #include "attention_world.h"
 
 using namespace world;
@@ -30,22 +28,29 @@ struct Expected {
   std::vector<double> value, bound;
 };
 
-Expected reference(const World& w, int sequence, int position, int head, bool bf16_dot) {
+// Keys or values of one sequence as pages of the dtype keep them: [position][KV head][head dim], and what an int8 code is
+// worth, [position][KV head].
+struct Kept {
+  std::vector<double> value, scale;
+  Kept(const std::vector<float>& x, const Shape& s) : value(x.begin(), x.end()), scale(x.size() / s.head_dim) {
+    for (size_t head = 0; head < scale.size(); head++) {
+      const float* from = &x[head * s.head_dim];
+      float top = 0;
+      for (int d = 0; d < s.head_dim; d++) top = std::max(top, std::fabs(from[d]));
+      scale[head] = top / 127.0f;
+      for (int d = 0; d < s.head_dim && s.dtype != kKvFloat; d++) {
+        const bool codes = s.dtype == kKvInt8;
+        value[head * s.head_dim + d] = codes ? double(std::nearbyintf(from[d] * (127.0f / top))) * scale[head]
+                                               : to_bf16(from[d]);
+      }
+    }
+  }
+};
+
+Expected reference(const World& w, const Kept& keys, const Kept& values, int sequence, int position, int head, bool bf16_dot) {
   const int hd = w.shape.head_dim, kvh = head / w.shape.group();
   const auto [lo, hi] = w.visible(sequence, position);
-  const auto head_of = [&](const std::vector<float>& x, int p) { return &x[(size_t(p) * w.shape.kv_heads + kvh) * hd]; };
-  const auto top_of = [&](const std::vector<float>& x, int p) {
-    float top = 0;
-    for (int d = 0; d < hd; d++) top = std::max(top, std::fabs(head_of(x, p)[d]));
-    return top;
-  };
-  const auto scale_of = [&](const std::vector<float>& x, int p) { return top_of(x, p) / 127.0f; };
-  const auto key = [&](const std::vector<float>& x, int p, int d) {
-    const float f = head_of(x, p)[d];
-    if (w.shape.dtype == kKvBf16) return double(to_bf16(f));
-    if (w.shape.dtype == kKvFloat) return double(f);
-    return double(std::nearbyintf(f * (127.0f / top_of(x, p)))) * scale_of(x, p);
-  };
+  const auto row = [&](int p) { return size_t(p) * w.shape.kv_heads + kvh; };
   const float* q = &w.q[sequence][(size_t(position) * w.shape.heads + head) * hd];
   const bool codes = w.shape.dtype == kKvInt8;
   double q_off = 0;
@@ -53,14 +58,15 @@ Expected reference(const World& w, int sequence, int position, int head, bool bf
   std::vector<double> s(std::max(0, hi - lo));
   double off = 0, top = -INFINITY;
   for (int p = lo; p < hi; p++) {
-    double sum = 0, size = 0, keys = 0;
+    const double* key = &keys.value[row(p) * hd];
+    double sum = 0, size = 0, all = 0;
     for (int d = 0; d < hd; d++) {
-      const double x = double(q[d]) * key(w.k[sequence], p, d);
+      const double x = double(q[d]) * key[d];
       sum += x;
       size += std::fabs(x);
-      keys += std::fabs(key(w.k[sequence], p, d));
+      all += std::fabs(key[d]);
     }
-    double score = sum * w.scale, e = size * w.scale * ((hd + 4) * kUnit + (bf16_dot ? kUnitBf16 : 0)) + keys * w.scale * q_off;
+    double score = sum * w.scale, e = size * w.scale * ((hd + 4) * kUnit + (bf16_dot ? kUnitBf16 : 0)) + all * w.scale * q_off;
     if (w.cap > 0) {
       score = w.cap * std::tanh(score / w.cap);
       e += 8 * kUnit * w.cap;
@@ -76,13 +82,16 @@ Expected reference(const World& w, int sequence, int position, int head, bool bf
   const double n = double(s.size()), merges = n / kSplit + 2;
   const double weight = std::expm1(2 * off) + (bf16_dot ? 2 * kUnitBf16 + 0x1p-17 : 0) + (2 * n + 8 * merges + 16) * kUnit;
   double most = 0;  // weight times scale of a key
-  for (int p = lo; codes && p < hi; p++) most = std::max(most, std::exp(s[p - lo] - top) / l * scale_of(w.v[sequence], p));
-  for (int p = lo; p < hi; p++)
+  for (int p = lo; codes && p < hi; p++) most = std::max(most, std::exp(s[p - lo] - top) / l * values.scale[row(p)]);
+  for (int p = lo; p < hi; p++) {
+    const double part = std::exp(s[p - lo] - top) / l;
+    const double* value = &values.value[row(p) * hd];
     for (int d = 0; d < hd; d++) {
-      const double x = std::exp(s[p - lo] - top) / l * key(w.v[sequence], p, d);
+      const double x = part * value[d];
       out.value[d] += x;
       out.bound[d] += std::fabs(x) * weight + (codes ? 127 * most * (1 + weight) / 32767 / 2 : 0) + 1e-36;
     }
+  }
   return out;
 }
 
@@ -94,27 +103,19 @@ std::vector<Part> everything(const World& w) {
 
 bool uses_bf16_dot(const Shape& s) { return s.dtype == 0 && std::string(variant->name) == "avx512bf16"; }
 
-// Outputs in order of the checks, by numerics class and dtype: the variants of a class must agree in every bit.
-std::map<std::string, std::vector<std::vector<float>>> outputs;
-
-void remember(const Shape& s, const std::vector<float>& out) {
-  const bool fused = std::string(variant->name) != "portable";
-  outputs[std::string(!fused ? "portable" : uses_bf16_dot(s) ? "bf16 dot" : "fma") + "/" + variant->name].push_back(out);
-}
-
 void check_values(World& w, const char* what) {
   w.clear();
   w.write(everything(w));
   const auto out = w.attend(everything(w), 2, 0);
-  remember(w.shape, out);
   const int hd = w.shape.head_dim;
   size_t row = 0;
   double worst = 0;
-  for (size_t s = 0; s < w.lengths.size(); s++)
+  for (size_t s = 0; s < w.lengths.size(); s++) {
+    const Kept keys(w.k[s], w.shape), values(w.v[s], w.shape);
     for (int p = 0; p < w.lengths[s]; p++, row++) {
       if (p > 33 && p % 37 && p % 256 > 1 && p != w.lengths[s] - 1) continue;  // all of the start, then a sample
       for (int h = 0; h < w.shape.heads; h++) {
-        const Expected e = reference(w, int(s), p, h, uses_bf16_dot(w.shape));
+        const Expected e = reference(w, keys, values, int(s), p, h, uses_bf16_dot(w.shape));
         for (int d = 0; d < hd; d++) {
           const double got = out[(row * w.shape.heads + h) * hd + d];
           const double off = std::fabs(got - e.value[d]);
@@ -126,6 +127,7 @@ void check_values(World& w, const char* what) {
         }
       }
     }
+  }
   std::printf("%-10s %-14s heads %2d/%d head dim %3d dtype %d: worst error %.3f of its bound\n", variant->name, what,
               w.shape.heads, w.shape.kv_heads, hd, w.shape.dtype, worst);
 }
@@ -255,16 +257,27 @@ void check_not_a_number(int dtype) {
   }
 }
 
+// Neither ascending nor causal; some rows see nothing.
+std::pair<int, int> anyhow(int s, int p) {
+  const int lo = (p * 37 + s) % 200;
+  return {lo, std::min(290, lo + (p * 11) % 150)};
+}
+
+const int kShapes[][3] = {{9, 3, 64}, {14, 2, 64}, {12, 2, 128}, {4, 4, 16}, {2, 1, 32}, {4, 1, 80},
+                          {5, 1, 96}, {4, 1, 256}, {8, 1, 64}, {10, 1, 48}, {26, 1, 16}};  // heads, KV heads, head dim
+
+World capped_world(int dtype, uint64_t seed) {
+  World w({9, 3, 64, dtype}, {280}, causal, seed, 20.0f);
+  w.cap = 5;
+  w.sinks = {-1, 0, 1, 2, 3, 30, -30, 5, 0.5f};
+  return w;
+}
+
 void check_dtype(int dtype) {
   std::mt19937_64 random(1);
   const auto window = [](int, int p) { return std::pair{std::max(0, p - 99), p + 1}; };
-  const auto any = [](int s, int p) {  // neither ascending nor causal; some rows see nothing
-    const int lo = (p * 37 + s) % 200;
-    return std::pair{lo, std::min(290, lo + (p * 11) % 150)};
-  };
   uint64_t seed = 7;
-  for (const auto& [heads, kv, hd] : {std::tuple{9, 3, 64}, {14, 2, 64}, {12, 2, 128}, {4, 4, 16}, {2, 1, 32}, {4, 1, 80},
-                                      {5, 1, 96}, {4, 1, 256}, {8, 1, 64}, {10, 1, 48}, {26, 1, 16}}) {
+  for (const auto& [heads, kv, hd] : kShapes) {
     const Shape s{heads, kv, hd, dtype};
     World plain(s, {70, 1, 270}, causal, seed++);
     check_values(plain, "causal");
@@ -278,12 +291,10 @@ void check_dtype(int dtype) {
   check_bits(sharp, "sharp bits", true, random, 3);
   World narrow(s, {700, 40}, window, seed++);
   check_values(narrow, "window");
-  World odd(s, {290, 290}, any, seed++);
+  World odd(s, {290, 290}, anyhow, seed++);
   check_values(odd, "any lo and hi");
   check_bits(odd, "any bits", false, random, 3);
-  World capped(s, {280}, causal, seed++, 20.0f);
-  capped.cap = 5;
-  capped.sinks = {-1, 0, 1, 2, 3, 30, -30, 5, 0.5f};
+  World capped = capped_world(dtype, seed++);
   check_values(capped, "cap and sinks");
   check_bits(capped, "cap and sinks bits", true, random, 2);
   World many(s, {1, 5, 31, 32, 33, 255, 256, 257, 513, 2}, causal, seed++);
@@ -291,29 +302,47 @@ void check_dtype(int dtype) {
   check_not_a_number(dtype);
 }
 
+// Every variant that has fma gives the bits of the first one, but for the bf16 dot product over bf16 pages.
+void check_class(World w, const std::vector<const Variant*>& variants) {
+  std::vector<float> want;
+  for (const Variant* v : variants) {
+    variant = v;
+    if (uses_bf16_dot(w.shape)) continue;
+    w.clear();
+    w.write(everything(w));
+    const auto got = w.attend(everything(w), 2, 0);
+    if (want.empty()) want = got;
+    check(got.size() == want.size() && !std::memcmp(got.data(), want.data(), got.size() * 4), "class", w.shape,
+          "differs from another variant of its class");
+  }
+}
+
+void check_classes() {
+  std::vector<const Variant*> variants;
+  for (const Variant* v : built_variants())
+    if (processor_runs(v->name) && std::string(v->name) != "portable") variants.push_back(v);
+  for (const int dtype : {kKvBf16, kKvFloat, kKvInt8}) {
+    for (const auto& [heads, kv, hd] : kShapes) check_class(World({heads, kv, hd, dtype}, {70, 1, 270}, causal, 7), variants);
+    check_class(World({9, 3, 64, dtype}, {290, 290}, anyhow, 8), variants);
+    check_class(capped_world(dtype, 9), variants);
+  }
+  std::printf("classes: %zu variants with fma agree\n", variants.size());
+}
+
+void check_variant(const Variant* v) {
+  variant = v;
+  check_rope();
+  check_activations();
+  for (const int dtype : {kKvBf16, kKvFloat, kKvInt8}) check_dtype(dtype);
+}
+
 }  // namespace
 
-int main() {
-  for (const Variant* v : built_variants()) {
-    if (!processor_runs(v->name)) continue;
-    variant = v;
-    check_rope();
-    check_activations();
-    for (const int dtype : {kKvBf16, kKvFloat, kKvInt8}) check_dtype(dtype);
-  }
-  // avx512bf16 dots bf16 pages in its own class; its other pages come last, as in the other classes
-  const std::vector<std::vector<float>>* before = nullptr;
-  for (const auto& [name, out] : outputs) {
-    if (name.rfind("fma/", 0) != 0) continue;
-    const size_t n = before ? std::min(before->size(), out.size()) : 0;
-    for (size_t i = 1; i <= n; i++) {
-      const auto &a = (*before)[before->size() - i], &b = out[out.size() - i];
-      const bool same = a.size() == b.size() && !std::memcmp(a.data(), b.data(), a.size() * 4);
-      check(same, "class", {}, name + " differs from another variant of its class");
-    }
-    std::printf("%s: %zu outputs, %zu compared\n", name.c_str(), out.size(), n);
-    before = &out;
-  }
+int main(int count, char** words) {
+  const std::string which = count > 1 ? words[1] : "";
+  if (which.empty() || which == "classes") check_classes();
+  for (const Variant* v : built_variants())
+    if ((which.empty() || which == v->name) && processor_runs(v->name)) check_variant(v);
   std::printf(failures ? "%d FAILED\n" : "all passed\n", failures);
   return failures != 0;
 }
