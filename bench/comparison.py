@@ -29,7 +29,7 @@ class Comparison:
     isa: str
     threads: int
     rounds: int
-    ceilings: list[Ceilings]  # of each round
+    ceilings: dict[str, list[Ceilings]]  # column -> of each round, measured directly before and after our turn
     bytes: dict[str, int]  # decode column -> packed weights and visible KV of a step
     batches: dict[str, int]  # decode column -> sequences
     work: dict[str, Work]  # prefill column -> what the computed ceiling counts; empty where the variant has none
@@ -41,7 +41,7 @@ class Comparison:
     @classmethod
     def read(cls, path: Path) -> Comparison:
         data = json.loads(path.read_text())
-        data["ceilings"] = [Ceilings(**each) for each in data["ceilings"]]
+        data["ceilings"] = {column: [Ceilings(**each) for each in some] for column, some in data["ceilings"].items()}
         data["work"] = {column: Work(**each) for column, each in data["work"].items()}
         return cls(**data)
 
@@ -77,15 +77,15 @@ class Comparison:
         return self._share(column, lambda rate, at: self.work[column].seconds(at) * rate / tokens)
 
     def _share(self, column: str, of_round: Callable[[float, Ceilings], float]) -> float | None:
-        """Median over the rounds, each with the ceilings that were measured in it."""
-        pairs = zip(self.rates[OURS].get(column, []), self.ceilings, strict=False)
+        """Median over the rounds, each with the ceilings that were measured around our turn in it."""
+        pairs = zip(self.rates[OURS].get(column, []), self.ceilings.get(column, []), strict=False)
         shares = [of_round(rate, ceilings) for rate, ceilings in pairs]
         return statistics.median(shares) if shares else None
 
     def markdown(self) -> str:
         """Where, then the table: medians (least to most), ratios, shares; then settings and what left."""
         lines = [
-            f"CPU {self.cpu}, {self.threads} threads, variant {self.isa}; ceilings, median of the rounds: "
+            f"CPU {self.cpu}, {self.threads} threads, variant {self.isa}; ceilings, median of the turns: "
             f"{self._ceilings()}",
             "",
             f"{self.model}, {self.rounds} rounds in turns, tokens a second, median (least to most); decode: 128 ids in "
@@ -111,14 +111,15 @@ class Comparison:
 
     def _ceilings(self) -> str:
         def figure(name: str) -> str:
-            values = sorted(getattr(each, name) / 1e9 for each in self.ceilings)
+            values = sorted(getattr(each, name) / 1e9 for some in self.ceilings.values() for each in some)
             return f"{statistics.median(values):,.1f} ({values[0]:,.1f} to {values[-1]:,.1f})"
 
         text = f"read {figure('read_bytes_per_second')} GB/s, int8 {figure('int8_ops_per_second')} GOP/s, bf16 "
         text += f"{figure('bf16_flops_per_second')} GFLOP/s"
         for column, work in self.work.items():
-            rates = [int(column.split()[-1]) / work.seconds(each) for each in self.ceilings]
-            text += f", computed {column} {statistics.median(rates):,.0f} tok/s"
+            rates = [int(column.split()[-1]) / work.seconds(each) for each in self.ceilings.get(column, [])]
+            if rates:
+                text += f", computed {column} {statistics.median(rates):,.0f} tok/s"
         return text
 
     def _cell(self, engine: str, column: str) -> str:
