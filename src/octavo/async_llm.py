@@ -165,14 +165,24 @@ class AsyncLLM:
         add_special_tokens: bool = True,
         salt: str = "",
         priority: int = 0,
+        seed_bits: int = 64,
     ) -> Generation:
-        """A Generation of a text or of ids. Raises InvalidRequest or ContextLengthExceeded before anything runs."""
+        """A Generation of a text or of ids. Raises InvalidRequest or ContextLengthExceeded before anything runs.
+
+        seed_bits: of a seed that is made here, because the parameters have none."""
         if isinstance(prompt, str):
             ids = await self.encode(prompt, add_special_tokens)
             facts = PromptFacts(ids, prompt)
         else:
             facts = PromptFacts(self._checked_ids(prompt))
-        request = self._request(facts, params, request_id or f"req-{secrets.token_hex(12)}", salt, priority)
+        params = self._checked_params(len(facts.token_ids), params)
+        seed = secrets.randbits(seed_bits) if params.seed is None else params.seed % 2**64
+        words = tuple(ids for word in params.bad_words for ids in self._bad_word(word))
+        pack_bad_words(words)  # refuses what does not fit
+        request = Request(
+            request_id or f"req-{secrets.token_hex(12)}", facts.token_ids, params, seed, bad_word_ids=words, salt=salt,
+            priority=priority,
+        )  # fmt: skip
         return Generation(self, request, facts)
 
     async def submit_chat(self, chat: ChatRequest, *, request_id: str | None = None, salt: str = "") -> Generation:
@@ -240,10 +250,9 @@ class AsyncLLM:
             )
         return tuple(ids)
 
-    def _request(
-        self, facts: PromptFacts, params: SamplingParams, request_id: str, salt: str, priority: int
-    ) -> Request:
-        count, limit = len(facts.token_ids), self.info.max_model_len
+    def _checked_params(self, count: int, params: SamplingParams) -> SamplingParams:
+        """The parameters as the engine is told them, for a prompt of `count` ids."""
+        limit = self.info.max_model_len
         if count == 0:
             raise InvalidRequest("prompt is empty: it must have at least one token.", param="prompt")
         if count >= limit:
@@ -254,16 +263,14 @@ class AsyncLLM:
                 f"min_tokens is {params.min_tokens}, but only {limit - count} tokens fit after the prompt.",
                 param="min_tokens",
             )
+        changed: dict[str, Any] = {}
         if params.max_tokens is None or params.max_tokens > limit - count:
-            params = replace(params, max_tokens=limit - count)  # clamped, never refused: clients ask for 64,000
+            changed["max_tokens"] = limit - count  # clamped, never refused: clients ask for 64,000
         if not params.ignore_eos:  # ends of turn that only the tokenizer knows
             known = (*params.stop_token_ids, *self.info.eos_ids)
-            more = tuple(token for token in self.tokenizer.eos_ids if token not in known)
-            params = replace(params, stop_token_ids=(*params.stop_token_ids, *more))
-        seed = secrets.randbits(64) if params.seed is None else params.seed % 2**64
-        words = tuple(ids for word in params.bad_words for ids in self._bad_word(word))
-        pack_bad_words(words)  # refuses what does not fit
-        return Request(request_id, facts.token_ids, params, seed, bad_word_ids=words, salt=salt, priority=priority)
+            if more := tuple(token for token in self.tokenizer.eos_ids if token not in known):
+                changed["stop_token_ids"] = (*params.stop_token_ids, *more)
+        return replace(params, **changed) if changed else params
 
     def _bad_word(self, word: str) -> list[tuple[int, ...]]:
         """Ids of a bad word at the start of a text and after a space, as vLLM does."""

@@ -223,6 +223,8 @@ class SamplingParams:
     def __post_init__(self) -> None:
         for each in PARAMETERS:
             value = getattr(self, each.name)
+            if value is each.default:  # most are, and it is as it should be
+                continue
             try:
                 kept = each.kind.read(each.default if value is None and not each.kind.nullable else value)
             except (ValueError, OverflowError):

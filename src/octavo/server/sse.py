@@ -85,6 +85,9 @@ class EventStream:
         self._body: Body | None = None
         self._news = asyncio.Event()
         self._failure: Exception | None = None  # what the source raised while no task of ours ran
+        self._silent = self._stalled = False  # what the timer found: a comment is due; the client does not read
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises what ended `source` before the response began; ClientGone when nobody is left."""
@@ -94,7 +97,7 @@ class EventStream:
         self._last = self._last_chunk = self._clock()
         try:
             try:
-                async with while_connected(receive), self._kept_alive():
+                async with while_connected(receive), self._watched():
                     await self._source.start(self._came)
                     await self._pump()
             finally:
@@ -121,8 +124,12 @@ class EventStream:
             if self._source.done:
                 return
             if data := self._source.take():
+                self._silent = False
                 await self._write(data)
                 self._last_chunk = self._last
+            elif self._silent:
+                self._silent = False
+                await self._keep_alive()
             elif not self._source.done:
                 await self._news.wait()
 
@@ -153,41 +160,45 @@ class EventStream:
         self._writing_since = None
 
     @contextlib.asynccontextmanager
-    async def _kept_alive(self) -> AsyncIterator[None]:
-        task = asyncio.current_task()
+    async def _watched(self) -> AsyncIterator[None]:
+        """A timer looks after the stream, at a third of what a task of its own costs. ClientGone if nobody reads."""
+        task = self._task = asyncio.current_task()
         assert task is not None
-        stalled = False
-
-        async def tick() -> None:
-            nonlocal stalled
-            loop = asyncio.get_running_loop()
-            while True:
-                interval = self._ping or STALLED_SECONDS
-                await asyncio.sleep(max(0.05, self._last + interval - loop.time()))
-                now = loop.time()
-                if self._writing_since is not None:
-                    if now - self._writing_since > STALLED_SECONDS:
-                        stalled = True
-                        task.cancel()
-                        return
-                    await asyncio.sleep(interval)
-                elif self._ping and now - self._last >= self._ping:
-                    await self._keep_alive(now)
-
-        ticker = asyncio.create_task(tick(), name="octavo-keep-alive")
+        self._look_again(self._clock() + (self._ping or STALLED_SECONDS))
         try:
             yield
         except asyncio.CancelledError:
-            if not stalled:
+            if not self._stalled:
                 raise
             task.uncancel()
             raise ClientGone from None
         finally:
-            ticker.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
 
-    async def _keep_alive(self, now: float) -> None:
-        if now - self._last_chunk >= IDLE_SECONDS:
-            self._last_chunk = now
+    def _look_again(self, when: float) -> None:
+        self._timer = asyncio.get_running_loop().call_at(when, self._look)
+
+    def _look(self) -> None:
+        """The timer: wakes the task where a comment is due, ends it where a piece has waited too long."""
+        now, interval = self._clock(), self._ping or STALLED_SECONDS
+        if self._writing_since is not None:
+            if now - self._writing_since > STALLED_SECONDS:
+                self._stalled = True
+                assert self._task is not None
+                self._task.cancel()
+                return
+            self._look_again(now + interval)
+        elif self._ping and now - self._last >= self._ping:
+            self._silent = True
+            self._news.set()
+            self._look_again(now + interval)
+        else:
+            self._look_again(max(now + 0.05, self._last + interval))
+
+    async def _keep_alive(self) -> None:
+        if self._clock() - self._last_chunk >= IDLE_SECONDS:
             await self._write(self._idle())
+            self._last_chunk = self._last
         else:
             await self._write(PING)

@@ -7,10 +7,9 @@ no wire format.
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -92,11 +91,10 @@ class Front:
         for prompt in prompts:
             if isinstance(prompt, str):
                 self.check_length(prompt, "prompt")
-            seed = secrets.randbits(SEED_BITS) if params.seed is None else params.seed
             generations.append(
                 await self.llm.submit(
-                    prompt, replace(params, seed=seed), add_special_tokens=add_special_tokens, salt=salt or "",
-                    priority=priority or 0,
+                    prompt, params, add_special_tokens=add_special_tokens, salt=salt or "", priority=priority or 0,
+                    seed_bits=SEED_BITS,
                 )
             )  # fmt: skip
         return Answering(self.metrics, generations, begin)

@@ -6,7 +6,7 @@ with its finish_reason always, usage in a last chunk without choices, no empty d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -17,8 +17,8 @@ from octavo.request import ChatRequest
 from octavo.sampling_params import SamplingParams
 from octavo.server.openai import wire
 from octavo.server.openai.schema import CHAT, ChatFields, check_chat, endless_by_default, sampling
-from octavo.server.openai.wire import NOTHING, Head, encode
-from octavo.server.sse import DONE, EventStream, while_connected
+from octavo.server.openai.wire import NOTHING, Chunks, Head, encode
+from octavo.server.sse import EventStream, while_connected
 from octavo.server.submit import Answering, Front, gather
 from octavo.text.events import Event, Finished, LogprobEntry, TextDelta
 
@@ -33,16 +33,19 @@ async def chat(request: Request) -> Response | EventStream:
     params = endless_by_default(front.llm, body, sampling(front.llm, body, asked))
     if body.stream and params.prompt_logprobs is not None:
         raise InvalidRequest("prompt_logprobs are not streamed; leave out stream.", param="prompt_logprobs")
+    if body.stream:  # looks itself whether the client is there
+        answering, headers = await _answer(front, body, params)
+        return _Shape(front, body, answering).stream().stream(headers, front.config.sse_ping_interval)
     async with while_connected(request.receive):
-        text = await front.llm.render(_chat_request(body, params))
-        answering = await front.answer(
-            [text], params, bool(body.add_special_tokens), body.cache_salt, body.priority
-        )  # fmt: skip
-        headers = {**wire.receipt(answering), **_template_header(front, body)}
-        shape = _Shape(front, body, answering)
-        if not body.stream:
-            return Response(await shape.whole(), headers=headers, media_type="application/json")
-    return EventStream(shape, headers, front.config.sse_ping_interval, shape.idle)
+        answering, headers = await _answer(front, body, params)
+        return Response(await _Shape(front, body, answering).whole(), headers=headers, media_type="application/json")
+
+
+async def _answer(front: Front, body: ChatFields, params: SamplingParams) -> tuple[Answering, dict[str, str]]:
+    """The answer, not begun, and its headers."""
+    text = await front.llm.render(_chat_request(body, params))
+    answering = await front.answer([text], params, bool(body.add_special_tokens), body.cache_salt, body.priority)
+    return answering, {**wire.receipt(answering), **_template_header(front, body)}
 
 
 def _chat_request(body: ChatFields, params: SamplingParams) -> ChatRequest:
@@ -64,7 +67,7 @@ def _template_header(front: Front, body: ChatFields) -> dict[str, str]:
 
 
 class _Shape:
-    """One answer on the wire; streamed, a Flow of bytes."""
+    """One answer on the wire."""
 
     def __init__(self, front: Front, body: ChatFields, answering: Answering) -> None:
         kind = "chat.completion.chunk" if body.stream else "chat.completion"
@@ -84,32 +87,16 @@ class _Shape:
 
     # -- a stream ----------------------------------------------------------------------------------------------------
 
-    @property
-    def done(self) -> bool:
-        return self._answering.done
+    def stream(self) -> Chunks:
+        """The answer, streamed."""
+        return Chunks(self._answering, self._head, self._pieces, self._usage)
 
-    async def start(self, news: Callable[[], None]) -> None:
-        await self._answering.start(news)
-
-    def take(self) -> bytes | None:
-        """The events of the stream; what comes at once goes out at once."""
-        batch = self._answering.take()
-        if batch is None:
-            return None
-        made = [self._event(event) for _, events in batch for event in events]
+    def _pieces(self, prompt: int, events: list[Event]) -> list[bytes]:
+        made = [self._event(event) for event in events]
         if not self._begun:
             self._begun = True
             made.insert(0, self._opening())
-        if self._answering.done:
-            made += (self._head.usage_chunk() if self._usage else b"", DONE)
-        return b"".join(made)
-
-    def close(self) -> None:
-        self._answering.close()
-
-    def idle(self) -> bytes:
-        """A chunk that says nothing."""
-        return self._head.chunk(b"")
+        return made
 
     def _opening(self) -> bytes:
         delta = b'{"role":"assistant","content":%b}' % encode(self._echoed)

@@ -5,7 +5,7 @@ Choice c of prompt p is answered under the index p * n + c.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,8 +16,8 @@ from octavo.errors import InvalidRequest
 from octavo.sampling_params import SamplingParams
 from octavo.server.openai import wire
 from octavo.server.openai.schema import COMPLETION, CompletionFields, check_completion, prompts, sampling
-from octavo.server.openai.wire import NOTHING, Head, encode
-from octavo.server.sse import DONE, EventStream, while_connected
+from octavo.server.openai.wire import NOTHING, Chunks, Head, encode
+from octavo.server.sse import EventStream, while_connected
 from octavo.server.submit import Answering, Front, gather
 from octavo.text.events import Event, Finished, LogprobEntry
 
@@ -32,15 +32,13 @@ async def completions(request: Request) -> Response | EventStream:
     params, echo_only = _params(front, body)
     if body.stream and params.prompt_logprobs is not None and not body.echo:
         raise InvalidRequest("prompt_logprobs are not streamed; leave out stream.", param="prompt_logprobs")
+    answer = front.answer(given, params, body.add_special_tokens is not False, body.cache_salt, body.priority)
+    if body.stream:  # looks itself whether the client is there
+        shape = _Shape(front, body, answering := await answer, echo_only)
+        return shape.stream().stream(wire.receipt(answering), front.config.sse_ping_interval)
     async with while_connected(request.receive):
-        answering = await front.answer(
-            given, params, body.add_special_tokens is not False, body.cache_salt, body.priority
-        )  # fmt: skip
-        headers = wire.receipt(answering)
-        shape = _Shape(front, body, answering, echo_only)
-        if not body.stream:
-            return Response(await shape.whole(), headers=headers, media_type="application/json")
-    return EventStream(shape, headers, front.config.sse_ping_interval, shape.idle)
+        shape = _Shape(front, body, answering := await answer, echo_only)
+        return Response(await shape.whole(), headers=wire.receipt(answering), media_type="application/json")
 
 
 def _params(front: Front, body: CompletionFields) -> tuple[SamplingParams, bool]:
@@ -90,7 +88,7 @@ class _Logprobs:
 
 
 class _Shape:
-    """The answer on the wire; streamed, a Flow of bytes."""
+    """The answer on the wire."""
 
     def __init__(self, front: Front, body: CompletionFields, answering: Answering, echo_only: bool) -> None:
         self._answering = answering
@@ -108,34 +106,16 @@ class _Shape:
 
     # -- a stream ----------------------------------------------------------------------------------------------------
 
-    @property
-    def done(self) -> bool:
-        return self._answering.done
+    def stream(self) -> Chunks:
+        """The answer, streamed."""
+        return Chunks(self._answering, self._head, self._pieces, self._usage)
 
-    async def start(self, news: Callable[[], None]) -> None:
-        await self._answering.start(news)
-
-    def take(self) -> bytes | None:
-        """The events of the stream; what comes at once goes out at once."""
+    def _pieces(self, prompt: int, events: list[Event]) -> list[bytes]:
         n, made = self._answering.n, []
-        batch = self._answering.take()
-        if batch is None:
-            return None
-        for prompt, events in batch:
-            if self._echo and prompt not in self._echoed_prompts:
-                self._echoed_prompts.add(prompt)
-                made += [self._text(prompt * n + c, self._echoed(prompt, prompt * n + c)) for c in range(n)]
-            made += [self._event(prompt * n + event.index, event) for event in events]
-        if self._answering.done:
-            made += (self._head.usage_chunk() if self._usage else b"", DONE)
-        return b"".join(made)
-
-    def close(self) -> None:
-        self._answering.close()
-
-    def idle(self) -> bytes:
-        """A chunk that says nothing."""
-        return self._head.chunk(b"")
+        if self._echo and prompt not in self._echoed_prompts:
+            self._echoed_prompts.add(prompt)
+            made = [self._text(prompt * n + c, self._echoed(prompt, prompt * n + c)) for c in range(n)]
+        return made + [self._event(prompt * n + event.index, event) for event in events]
 
     def _event(self, index: int, event: Event) -> bytes:
         if isinstance(event, Finished):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from octavo.server.sse import DONE, EventStream
 from octavo.server.submit import Answering, Front
-from octavo.text.events import LogprobEntry
+from octavo.text.events import Event, LogprobEntry
 
 encode = msgspec.json.Encoder().encode
 NOTHING = b"null"
@@ -100,6 +101,44 @@ class Head:
     def body(self, choices: Sequence[dict[str, Any]], **more: Any) -> bytes:
         """A whole answer."""
         return encode({**self.fields, "choices": choices, **self._tail(True), **more})
+
+
+class Chunks:
+    """A streamed answer: a Flow of bytes over its events. What comes at once goes out at once.
+
+    pieces: (number of the prompt, its new events) -> chunks. usage: a chunk of it stands at the end.
+    """
+
+    def __init__(
+        self, answering: Answering, head: Head, pieces: Callable[[int, list[Event]], list[bytes]], usage: bool
+    ) -> None:
+        self._answering = answering
+        self._head = head
+        self._pieces = pieces
+        self._usage = usage
+
+    @property
+    def done(self) -> bool:
+        return self._answering.done
+
+    async def start(self, news: Callable[[], None]) -> None:
+        await self._answering.start(news)
+
+    def take(self) -> bytes | None:
+        batch = self._answering.take()
+        if batch is None:
+            return None
+        made = [piece for prompt, events in batch for piece in self._pieces(prompt, events)]
+        if self._answering.done:
+            made += (self._head.usage_chunk() if self._usage else b"", DONE)
+        return b"".join(made)
+
+    def close(self) -> None:
+        self._answering.close()
+
+    def stream(self, headers: Mapping[str, str], ping: float) -> EventStream:
+        """The response; a chunk of its head alone says nothing to clients that count chunks."""
+        return EventStream(self, headers, ping, lambda: self._head.chunk(b""))
 
 
 def top(entry: LogprobEntry, most: int) -> list[int]:
