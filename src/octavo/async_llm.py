@@ -27,7 +27,7 @@ from octavo.request import (
     Usage,
 )
 from octavo.sampling_params import SamplingParams, pack_bad_words
-from octavo.text.events import Event, LogprobEntry, TextDelta
+from octavo.text.events import Event, Finished, LogprobEntry, TextDelta
 from octavo.text.output import Output
 from octavo.tokenizer.detokenizer import Detokenizer
 from octavo.tokenizer.tokenizer import LONG_TEXT, Tokenizer
@@ -70,6 +70,8 @@ class Generation:
         self._llm = llm
         self._outputs: list[Output] = []
         self._open = set(range(request.params.n))  # choices
+        self.done = False
+        self.reasons: list[FinishReason] = []  # of the choices that have ended
         self._asked_stop_ids = llm.asked_stop_ids(request.params)
         self._stream = llm.client.open(request)
 
@@ -84,10 +86,6 @@ class Generation:
     def seed(self) -> int:
         """The seed that repeats this answer."""
         return self.request.seed
-
-    @property
-    def done(self) -> bool:
-        return not self._open
 
     async def start(self, news: Callable[[], None]) -> None:
         self._outputs = [self._llm.new_output(self.request, choice) for choice in range(self.request.params.n)]
@@ -107,9 +105,13 @@ class Generation:
                 target = self._outputs[choice]
                 if target.finished:
                     self._open.discard(choice)
+                    last = events[-1]
+                    assert isinstance(last, Finished)
+                    self.reasons.append(last.reason)
                     if output.finish is None and target.stopped is not None:
                         self._stream.abort(choice, target.stopped.tokens)
         if not self._open:
+            self.done = True
             self._stream.close()
         return events or None
 

@@ -158,10 +158,12 @@ class Socket:
         self.written: list[bytes] = []
         self._wire = wire
 
-    def write(self, data: bytes) -> None:
-        assert self.ready and self._wire.reads.is_set()
-        self.written.append(data)
-        self._wire.sent.append({"type": "http.response.body", "body": data})
+    def write(self, data: bytes) -> bool:
+        if self.ready:
+            assert self._wire.reads.is_set()
+            self.written.append(data)
+            self._wire.sent.append({"type": "http.response.body", "body": data})
+        return self.ready
 
 
 async def test_pieces_go_straight_to_a_client_that_reads() -> None:

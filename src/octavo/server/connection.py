@@ -32,17 +32,14 @@ class Body:
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
 
-    @property
-    def ready(self) -> bool:
-        """The client is there and takes what is written; else a piece must wait in `send`."""
+    def write(self, data: bytes) -> bool:
+        """Send a piece, not empty. False if it was not sent: the client is gone or does not take what is written, and
+        the piece must wait in `send`."""
         cycle = self._cycle
-        return not (cycle.flow.write_paused or cycle.disconnected or cycle.response_complete) and bool(
-            cycle.chunked_encoding
-        )
-
-    def write(self, data: bytes) -> None:
-        """Send a piece, not empty, while `ready`."""
-        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if cycle.flow.write_paused or cycle.disconnected or cycle.response_complete or not cycle.chunked_encoding:
+            return False
+        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        return True
 
 
 class Connection(HttpToolsProtocol):

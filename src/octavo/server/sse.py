@@ -84,7 +84,9 @@ class EventStream:
         self._send: Send | None = None
         self._body: Body | None = None
         self._news = asyncio.Event()
-        self._failure: Exception | None = None  # what the source raised while no task of ours ran
+        self._asleep = False  # the task waits for news, so that pieces may go out without it
+        self._unsent = b""  # a piece that could not
+        self._failure: Exception | None = None  # what the source raised while the task slept
         self._silent = self._stalled = False  # what the timer found: a comment is due; the client does not read
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -121,9 +123,10 @@ class EventStream:
             self._news.clear()
             if self._failure is not None:
                 raise self._failure
-            if self._source.done:
+            data, self._unsent = self._unsent, b""
+            if not data and self._source.done:
                 return
-            if data := self._source.take():
+            if data := data or self._source.take() or b"":
                 self._silent = False
                 await self._write(data)
                 self._last_chunk = self._last
@@ -131,22 +134,27 @@ class EventStream:
                 self._silent = False
                 await self._keep_alive()
             elif not self._source.done:
+                self._asleep = self._begun and self._body is not None
                 await self._news.wait()
+                self._asleep = False
 
     def _came(self) -> None:
         """News of the source. While the task sleeps and the client reads they go out here, without waking it."""
-        body = self._body
-        if body is not None and self._begun and body.ready and not self._news.is_set() and self._writing_since is None:
+        if self._asleep:
             try:
                 data = self._source.take()
             except Exception as error:
                 self._failure = error
             else:
                 if data:
-                    body.write(data)
-                    self._last = self._last_chunk = self._clock()
-                if not self._source.done:
+                    assert self._body is not None
+                    if self._body.write(data):
+                        self._last = self._last_chunk = self._clock()
+                    else:
+                        self._unsent = data
+                if not (self._unsent or self._source.done):
                     return
+            self._asleep = False
         self._news.set()
 
     async def _write(self, data: bytes, last: bool = False) -> None:
@@ -190,7 +198,7 @@ class EventStream:
                 return
             self._look_again(now + interval)
         elif self._ping and now - self._last >= self._ping:
-            self._silent = True
+            self._silent, self._asleep = True, False
             self._news.set()
             self._look_again(now + interval)
         else:

@@ -26,7 +26,7 @@ from octavo.sampling_params import SamplingParams
 from octavo.server.health import Health
 from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
 from octavo.server.metrics import Metrics
-from octavo.text.events import Event, Finished, LogprobEntry, TextDelta
+from octavo.text.events import Event, LogprobEntry, TextDelta
 
 SEED_BITS = 53  # of seeds made here: a receipt that JavaScript can read as a number
 log = logs.get("server")
@@ -112,14 +112,11 @@ class Answering:
         self._begin = self._last = begin
         self._first: float | None = None
         self._left = len(generations)  # that are not done
+        self.done = False
         self._ready: list[int] = []  # those with news
         self._news: Callable[[], None] = lambda: None
         self._failure: FinishReason | None = None
         self._closed = False
-
-    @property
-    def done(self) -> bool:
-        return not self._left
 
     async def start(self, news: Callable[[], None]) -> None:
         self._news = news
@@ -138,9 +135,11 @@ class Answering:
                 generation = self.generations[number]
                 events = generation.take()
                 if events is not None:
-                    self._observe(events)
-                    self._left -= generation.done
                     made.append((number, events))
+                    self._observe()
+                    if generation.done:
+                        self._left -= 1
+                        self.done = not self._left
         except Exception:
             self._failure = FinishReason.ERROR
             raise
@@ -152,6 +151,8 @@ class Answering:
         self._closed = True
         for generation in self.generations:
             generation.close()
+            for reason in generation.reasons:
+                self._metrics.finished(reason)
         self._metrics.request_ended(self, self._failure or (FinishReason.ABORT if self._left else None))
         if log.isEnabledFor(logging.DEBUG):
             self._tell()
@@ -160,7 +161,7 @@ class Answering:
         self._ready.append(number)
         self._news()
 
-    def _observe(self, events: list[Event]) -> None:
+    def _observe(self) -> None:
         now = time.perf_counter()
         if self._first is None:
             self._first = now
@@ -168,9 +169,6 @@ class Answering:
         else:
             self._metrics.gap.observe(now - self._last)
         self._last = now
-        for event in events:
-            if isinstance(event, Finished):
-                self._metrics.finished(event.reason)
 
     def _tell(self) -> None:
         """llama.cpp's two lines, for -v."""
@@ -193,6 +191,8 @@ class Answering:
     def usage(self) -> Usage:
         """Of all prompts together, so far."""
         each = [generation.usage for generation in self.generations]
+        if len(each) == 1:
+            return each[0]
         return Usage(
             sum(one.prompt_tokens for one in each),
             sum(one.completion_tokens for one in each),

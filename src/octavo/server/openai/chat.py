@@ -66,6 +66,9 @@ def _template_header(front: Front, body: ChatFields) -> dict[str, str]:
     return {"x-octavo-template": "default"} if plain else {}
 
 
+TEXT = b'{"index":%d,"delta":{"content":', b'},"logprobs":null,"finish_reason":null}'
+
+
 class _Shape:
     """One answer on the wire."""
 
@@ -81,6 +84,8 @@ class _Shape:
         self._waiting: dict[int, list[Any]] = {}  # logprobs of tokens without text
         self._usage = bool(options and options.include_usage)
         self._usage_always = bool(options and options.continuous_usage_stats)
+        told = self._logprobs or self._usage_always  # each chunk says more than its text
+        self._around = [] if told else self._head.around(*TEXT)
         last = body.messages[-1]
         echoed = last.get("content") if body.echo and last.get("role") == "assistant" else None
         self._echoed = echoed if isinstance(echoed, str) else ""
@@ -92,7 +97,13 @@ class _Shape:
         return Chunks(self._answering, self._head, self._pieces, self._usage)
 
     def _pieces(self, prompt: int, events: list[Event]) -> list[bytes]:
-        made = [self._event(event) for event in events]
+        made = []
+        for event in events:
+            if self._around and isinstance(event, TextDelta) and event.text:
+                before, after = self._around[event.index]
+                made.append(before + encode(event.text) + after)
+            else:
+                made.append(self._event(event))
         if not self._begun:
             self._begun = True
             made.insert(0, self._opening())

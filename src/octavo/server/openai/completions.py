@@ -19,7 +19,7 @@ from octavo.server.openai.schema import COMPLETION, CompletionFields, check_comp
 from octavo.server.openai.wire import NOTHING, Chunks, Head, encode
 from octavo.server.sse import EventStream, while_connected
 from octavo.server.submit import Answering, Front, gather
-from octavo.text.events import Event, Finished, LogprobEntry
+from octavo.text.events import Event, Finished, LogprobEntry, TextDelta
 
 
 async def completions(request: Request) -> Response | EventStream:
@@ -87,6 +87,9 @@ class _Logprobs:
         return made
 
 
+TEXT = b'{"index":%d,"text":', b',"logprobs":null,"finish_reason":null}'
+
+
 class _Shape:
     """The answer on the wire."""
 
@@ -102,6 +105,8 @@ class _Shape:
         options = body.stream_options
         self._usage = bool(options and options.include_usage)
         self._usage_always = bool(options and options.continuous_usage_stats)
+        told = self._wants_logprobs or self._usage_always or echo_only  # not every chunk is its text and no more
+        self._around = [] if told else self._head.around(*TEXT)
         self._states = [_Logprobs() for _ in range(answering.choices)]
 
     # -- a stream ----------------------------------------------------------------------------------------------------
@@ -115,7 +120,14 @@ class _Shape:
         if self._echo and prompt not in self._echoed_prompts:
             self._echoed_prompts.add(prompt)
             made = [self._text(prompt * n + c, self._echoed(prompt, prompt * n + c)) for c in range(n)]
-        return made + [self._event(prompt * n + event.index, event) for event in events]
+        for event in events:
+            index = prompt * n + event.index
+            if self._around and isinstance(event, TextDelta) and event.text:
+                before, after = self._around[index]
+                made.append(before + encode(event.text) + after)
+            else:
+                made.append(self._event(index, event))
+        return made
 
     def _event(self, index: int, event: Event) -> bytes:
         if isinstance(event, Finished):

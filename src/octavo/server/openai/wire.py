@@ -75,6 +75,11 @@ class Head:
         }
         self._open = b"data: " + encode(self.fields)[:-1] + b',"choices":['
 
+    def around(self, before: bytes, after: bytes) -> list[tuple[bytes, bytes]]:
+        """For each choice what stands around a text in a chunk that says nothing else. before: with the place of the
+        choice's index (%d)."""
+        return [(self._open + before % index, after + b"]}\n\n") for index in range(self.answering.choices)]
+
     def chunk(self, choice: bytes, with_usage: bool = False) -> bytes:
         """One event of a stream with one choice (JSON), or none."""
         if with_usage:
