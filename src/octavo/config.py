@@ -291,7 +291,7 @@ def all_options() -> tuple[Option, ...]:
 def client_environment(environ: Mapping[str, str] | None = None) -> Client:
     """The client side of the environment."""
     env = os.environ if environ is None else environ
-    plain = env.get("TERM") == "dumb" or bool(env.get("CI"))
+    plain = env.get("TERM") == "dumb" or bool(env.get("CI")) or bool(env.get("HF_HUB_DISABLE_PROGRESS_BARS"))
     return Client(env.get("OPENAI_BASE_URL") or None, env.get("OPENAI_API_KEY") or None, plain)
 
 

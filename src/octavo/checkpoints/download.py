@@ -50,7 +50,7 @@ def fetch_entry(entry: CatalogueEntry, cache_dir: Path, *, offline: bool, progre
     if not offline:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _only_one(folder / f".{entry.file}.lock", report):
+            with only_one(folder / f".{entry.file}.lock", report):
                 if _is_whole(target, entry, cache_dir):  # another process brought it meanwhile
                     return target
                 failures = _try_sources(entry, target, report)
@@ -75,17 +75,25 @@ def _is_whole(target: Path, entry: CatalogueEntry, cache_dir: Path) -> bool:
 
 
 @contextmanager
-def _only_one(lock: Path, report: Progress) -> Iterator[None]:
-    """Holds a lock that the system frees when its process ends, however it ends."""
-    with lock.open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
+def only_one(lock: Path, report: Progress) -> Iterator[None]:
+    """Holds a lock that the system frees when its process ends, however it ends. Reports `wait` while another has it.
+    Other programs may remove the file when they are done: what was locked must still be the file of that name."""
+    while True:
+        with lock.open("a") as file:
+            while not _taken(file):
                 report("wait", 0, 0)
                 time.sleep(0.2)
-        yield
+            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                yield
+                return
+
+
+def _taken(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _try_sources(entry: CatalogueEntry, target: Path, report: Progress) -> list[str]:

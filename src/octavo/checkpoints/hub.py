@@ -1,136 +1,195 @@
-"""A hub id -> a folder or .gguf file in the hub's cache.
+"""A hub id -> a folder or .gguf file in the hub's cache, downloaded if it is not there whole.
 
-The hub's own library does the downloading; it is imported when a hub id is used. What the cache holds whole is used
-without any network call. Only weights, configuration, tokenizer files and templates are fetched: never code or pickles.
+What the cache holds whole is used without any network call. Otherwise the hub is asked once what the repository has,
+and only weights, configuration, tokenizer files and templates are fetched, all of one commit: never code or pickles.
+The hub's own library knows tokens, mirrors and proxies; it is imported when the network is needed.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
-from octavo.checkpoints.safetensors import INDEX, read_json
-from octavo.errors import CheckpointError, ModelNotFound, UnsupportedModel
+from octavo.checkpoints.checkpoint import PICKLED
+from octavo.checkpoints.digest import remember_digest
+from octavo.checkpoints.download import Progress
+from octavo.checkpoints.gguf_shards import part_names
+from octavo.checkpoints.hub_cache import RepoCache, indexed_weights
+from octavo.checkpoints.hub_names import SMALL_FILES, HubName, choose_gguf, gguf_models, is_folder_model, weight_names
+from octavo.checkpoints.safetensors import INDEX
+from octavo.checkpoints.transfer import (
+    CONNECT_SECONDS,
+    HubFile,
+    Interrupted,
+    Refused,
+    fetch_all,
+    patiently,
+    retry_after,
+    transport_errors,
+)
+from octavo.errors import ModelNotFound, OctavoError, UnsupportedModel
 
-HUB_ID = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<quantization>[\w.-]+))?$")
-CONNECT_SECONDS = 3.0
-FOLDER_FILES = (
-    "config.json", "generation_config.json", "*.safetensors", INDEX, "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja",
-)  # fmt: skip
-PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0", "Q4_1", "BF16", "F16")  # when an id names no quantization
-PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")
 
+def resolve_hub(
+    name: HubName, *, cache: Path, digests: Path | None = None, offline: bool, progress: Progress | None = None
+) -> Path:
+    """The local folder or file of a name, downloaded if the cache does not have it whole.
 
-def resolve_hub(hub_id: str, *, revision: str | None, cache: Path | None, offline: bool) -> Path:
-    """The local folder or file of `org/name` or `org/name:QUANT`, downloaded if the cache does not have it whole.
-
-    `cache` is the hub's cache folder (None: where the hub's library keeps it). Raises ModelNotFound naming the folder
-    looked in, or what the hub said.
+    `cache` is the hub's cache folder; in `digests` (OCTAVO_CACHE) the SHA-256 of what was fetched is remembered. Raises
+    ModelNotFound naming the folder looked in, or what the hub said and what to do about it.
     """
-    found = HUB_ID.match(hub_id)
-    if found is None:
-        raise ModelNotFound(f"'{hub_id}' is not a hub id (org/name or org/name:QUANT)", param="model")
-    repo, quantization = found["repo"], found["quantization"]
-    from huggingface_hub import constants
-
-    folder = cache or Path(constants.HF_HUB_CACHE)
-    cached = _cached(repo, revision, folder)
-    local = _usable(cached, quantization) if cached else None
-    if local is not None:
-        return local
-    if offline or constants.HF_HUB_OFFLINE:
+    repo = RepoCache(cache, name.repo)
+    found = repo.find(name)
+    if found is not None:
+        return found
+    if offline:
         raise ModelNotFound(
-            f"{hub_id} is not (or not whole) in the hub's cache {folder}, and --offline is set", param="model"
+            f"{spelled(name)} is not (or not whole) in the hub's cache {cache}, and --offline is set", param="model"
         )
-    return _download(repo, quantization, revision, folder)
-
-
-def _cached(repo: str, revision: str | None, cache: Path) -> Path | None:
-    """The snapshot folder of a revision in the cache, whole or not, without the network."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(repo, revision=revision, cache_dir=cache, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
+        return _download(name, repo, digests, progress or (lambda stage, done, total: None))
+    except Interrupted:  # without the error that caused it: the user's interrupt
+        raise KeyboardInterrupt from None
+    except (OctavoError, AssertionError):
+        raise
+    except Exception as error:
+        _explain(error, name, repo, cache)
 
 
-def _usable(snapshot: Path, quantization: str | None) -> Path | None:
-    """The folder, or the .gguf file in it, when nothing of it is missing."""
-    if quantization is None and (snapshot / "config.json").exists():
-        index = snapshot / INDEX
-        if index.exists():
-            weight_map = read_json(index, 64 << 20).get("weight_map")
-            if not isinstance(weight_map, dict):
-                raise CheckpointError(f"{index}: key weight_map is missing", path=str(index), key="weight_map")
-            return snapshot if all((snapshot / str(name)).exists() for name in weight_map.values()) else None
-        if any(snapshot.glob("*.safetensors")):
-            return snapshot
-    names = [path.name for path in snapshot.glob("*.gguf")]
-    chosen = choose_gguf(names, quantization)
-    return snapshot / chosen if chosen else None
+def spelled(name: HubName) -> str:
+    """As it is written: `org/name@revision:Q4_K_M`."""
+    return f"{name.repo}{f'@{name.revision}' if name.revision else ''}{f':{name.tag}' if name.tag else ''}"
 
 
-def choose_gguf(names: list[str], quantization: str | None) -> str | None:
-    """The file of a quantization (`-Q4_K_M.gguf` or `.Q4_K_M.gguf`, any case); without one, by PREFERRED."""
-    candidates = [name for name in sorted(names) if name.endswith(".gguf") and not PART.search(name)]
-    for wanted in (quantization,) if quantization else PREFERRED:
-        for name in candidates:
-            if re.search(rf"(^|[.-]){re.escape(wanted)}\.gguf$", name, re.IGNORECASE):
-                return name
-    return candidates[0] if candidates and not quantization else None
+def _download(name: HubName, repo: RepoCache, digests: Path | None, report: Progress) -> Path:
+    """Asks the hub what the repository has, fetches what we read of it."""
+    from huggingface_hub import HfApi
+
+    info = patiently(
+        lambda: HfApi().model_info(name.repo, revision=name.revision, timeout=2 * CONNECT_SECONDS, files_metadata=True)
+    )
+    files = _listed(info, name.repo)
+    if name.tag is None and is_folder_model(files):
+        chosen, wanted = "", [each for each in files if each in SMALL_FILES]
+        _bring(wanted, files, repo, digests, report)
+        wanted += _weights(files, repo)
+    else:
+        chosen = _gguf(name, files)
+        wanted = part_names(chosen)
+    if lacking := [each for each in wanted if each not in files]:
+        raise ModelNotFound(f"{name.repo} lacks {lacking[0]}, which is a part of the model", param="model")
+    _bring(wanted, files, repo, digests, report)
+    for each in wanted:
+        repo.link(str(info.sha), each, files[each].etag)
+    repo.remember(name.revision, str(info.sha))
+    return repo.snapshot(str(info.sha)) / chosen
 
 
-def _download(repo: str, quantization: str | None, revision: str | None, cache: Path) -> Path:
-    """Asks the hub what the repository has, fetches what we read of it, all of one commit."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+def _listed(info: Any, repo: str) -> dict[str, HubFile]:
+    """The files of a repository that the hub tells size and digest of."""
+    from huggingface_hub import hf_hub_url
 
-    # what the hub's HTTP library raises when nothing answers; which library that is depends on the hub's version
-    refused: list[type[Exception]] = [HfHubHTTPError, OSError]
-    refused += [kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError" and issubclass(kind, Exception)]
-    try:
-        info = HfApi().model_info(repo, revision=revision, timeout=CONNECT_SECONDS)
-        names = [entry.rfilename for entry in info.siblings or []]
-        patterns, wanted = _selection(repo, names, quantization)
-        folder = Path(
-            snapshot_download(
-                repo,
-                revision=info.sha or revision,
-                cache_dir=cache,
-                allow_patterns=list(patterns),
-                etag_timeout=CONNECT_SECONDS,
-            )
-        )
-        return folder / wanted if wanted else folder
-    except GatedRepoError as error:
-        raise ModelNotFound(
-            f"hub needs a token for {repo} (gated). Accept its terms on the model page, then set HF_TOKEN.",
-            param="model",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise ModelNotFound(f"the hub has no model {repo} (or it is private: set HF_TOKEN)", param="model") from error
-    except tuple(refused) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise ModelNotFound(
-            f"{repo} is not in the hub's cache {cache} and the hub could not be asked: {said}. "
-            "Give a folder or a .gguf file instead, or copy the cache from a machine that has it.",
-            param="model",
-        ) from error
+    found = {}
+    for each in info.siblings or []:
+        etag = each.lfs.sha256 if each.lfs is not None else each.blob_id
+        if etag and each.size is not None:
+            url = hf_hub_url(repo, each.rfilename, revision=info.sha)
+            found[each.rfilename] = HubFile(each.rfilename, each.size, etag, url)
+    return found
 
 
-def _selection(repo: str, names: list[str], quantization: str | None) -> tuple[tuple[str, ...], str]:
-    """What to fetch, and the .gguf file to open ('' for a safetensors folder)."""
-    if quantization is None and "config.json" in names and any(name.endswith(".safetensors") for name in names):
-        return FOLDER_FILES, ""
-    chosen = choose_gguf(names, quantization)
+def _bring(
+    wanted: Iterable[str], files: Mapping[str, HubFile], repo: RepoCache, digests: Path | None, report: Progress
+) -> None:
+    chosen = [files[each] for each in wanted]
+    fetch_all(chosen, repo, report)
+    for each in chosen:
+        if len(each.etag) == 64 and digests is not None:
+            remember_digest(repo.blob(each.etag), each.etag, digests)
+
+
+def _weights(files: Mapping[str, HubFile], repo: RepoCache) -> list[str]:
+    """Those of the index, which is there by now, else those that names tell."""
+    return indexed_weights(repo.blob(files[INDEX].etag)) if INDEX in files else weight_names(files)
+
+
+def _gguf(name: HubName, files: Mapping[str, HubFile]) -> str:
+    """The GGUF model to fetch, by its first part. Raises ModelNotFound, UnsupportedModel saying what is there."""
+    chosen = choose_gguf(files, name.tag)
     if chosen:
-        return (chosen,), chosen
-    if any(PART.search(name) for name in names):
-        raise UnsupportedModel(f"{repo} has only sharded GGUF files, which are not supported yet")
-    ggufs = ", ".join(name for name in names if name.endswith(".gguf"))
-    if quantization and ggufs:
-        raise ModelNotFound(f"{repo} has no {quantization} file; it has: {ggufs}", param="model")
-    raise ModelNotFound(f"{repo} has neither safetensors weights nor GGUF files", param="model")
+        return chosen
+    models = gguf_models(files)
+    if models:
+        raise ModelNotFound(f"{name.repo} has no {name.tag} file; it has: {', '.join(models)}", param="model")
+    if name.tag and is_folder_model(files):
+        raise ModelNotFound(
+            f"{name.repo} has no GGUF files, so there is no {name.tag} of it; its safetensors weights are "
+            f"{name.repo} without a tag",
+            param="model",
+        )
+    if "adapter_config.json" in files:
+        raise UnsupportedModel(f"{name.repo} is a LoRA adapter (adapter_config.json), not a model")
+    if "model_index.json" in files:
+        raise UnsupportedModel(f"{name.repo} is an image or video model for diffusers (model_index.json)")
+    pickles = sorted(each for each in files if each.endswith(PICKLED))
+    if pickles:
+        raise UnsupportedModel(
+            f"{name.repo} has only pickled weights ({pickles[0]}), which can run any code when they are loaded; look "
+            "for a repository with safetensors or GGUF files of it"
+        )
+    raise ModelNotFound(f"{name.repo} has neither safetensors weights nor GGUF files", param="model")
+
+
+def _explain(error: Exception, name: HubName, repo: RepoCache, cache: Path) -> NoReturn:
+    """The hub's or the network's error in words that say what to do. Anything else is raised as it is."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    known: tuple[type[Exception], ...] = (HfHubHTTPError, OfflineModeIsEnabled, Refused, OSError, *transport_errors())
+    if not isinstance(error, known):
+        raise error
+    response = getattr(error, "response", None)
+    said = None if response is None else _status(response, name, str(constants.ENDPOINT))
+    if said is None and isinstance(error, OSError) and error.filename:
+        said = f"{error.filename}: {error.strerror}; what was fetched of {name.repo} is kept for the next attempt"
+    if said is None:
+        first = (str(error) or type(error).__name__).splitlines()[0][:200]
+        said = (
+            f"{spelled(name)} is not in the hub's cache {cache} and the hub could not be asked at "
+            f"{constants.ENDPOINT}: {first}. Give a folder or a .gguf file instead, or copy the cache from a machine "
+            "that has it, or set HF_ENDPOINT to a mirror."
+        )
+    raise ModelNotFound(said, param="model") from error
+
+
+def _status(response: Any, name: HubName, endpoint: str) -> str | None:
+    """The words for a status and the hub's own code of the error; None for one without a cure."""
+    from huggingface_hub import get_token
+
+    status, code, token = response.status_code, response.headers.get("X-Error-Code", ""), get_token()
+    page = f"{endpoint}/{name.repo}"
+    if code == "GatedRepo":
+        if token:
+            return f"the hub's token has no access to {name.repo} (gated): ask for it at {page}, with the token's user"
+        return f"hub needs a token for {name.repo} (gated). Accept its terms at {page}, then set HF_TOKEN"
+    if code == "RevisionNotFound":
+        return f"{name.repo} has no revision '{name.revision}' (a branch, tag or commit; see {page}/tree/main)"
+    if code == "EntryNotFound":
+        return f"the hub lists a file of {name.repo} that it does not have any more: try again"
+    if status == 401 and token and "invalid" in str(response.headers.get("X-Error-Message", "")).lower():
+        return "the hub does not know the token: check HF_TOKEN, or `hf auth login`"
+    if status == 403:
+        return f"the token may not read {name.repo}: give it the right to read this repository (see {page})"
+    if status in (401, 404):
+        private = "the token cannot see it" if token else "if it is private, set HF_TOKEN"
+        return f"the hub has no model {name.repo} ({private}); look at {page}"
+    if status == 429:
+        wait = retry_after(response.headers)
+        later = f"in {wait:.0f} s" if wait else "later"
+        return f"the hub limits requests: try again {later}{'' if token else ', or set HF_TOKEN for a higher limit'}"
+    if status >= 500:
+        return (
+            f"the hub at {endpoint} is out of order (status {status}): try again later, or set HF_ENDPOINT to a mirror"
+        )
+    return None

