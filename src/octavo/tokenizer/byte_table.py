@@ -56,10 +56,17 @@ def byte_table(backend: tokenizers.Tokenizer, kind: DecoderKind) -> list[bytes]:
     return table
 
 
+def spell(token: bytes) -> str:
+    """Bytes in GPT-2's alphabet."""
+    return token.decode("latin-1").translate(_SPELLED)
+
+
 def _byte_spelling() -> dict[int, int]:
     """Character -> byte of GPT-2's byte alphabet: printable Latin-1 stands for itself, the other 68 bytes for
     U+0100 and on. Latin-1 characters that spell no byte map outside of Latin-1, so that encoding refuses them."""
-    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in plain]
     outside = 0x10FFFF
-    return {byte: outside for byte in others} | {0x100 + n: byte for n, byte in enumerate(others)}
+    return dict.fromkeys(_SPELLED, outside) | {character: byte for byte, character in _SPELLED.items()}
+
+
+_PLAIN = frozenset([*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)])
+_SPELLED = {byte: 0x100 + n for n, byte in enumerate(byte for byte in range(256) if byte not in _PLAIN)}

@@ -1,77 +1,48 @@
 """The vocabulary inside a GGUF file -> a tokenizers.Tokenizer, kept as tokenizer.json in a cache folder.
 
-A GGUF names its pre-tokenizer and lists tokens, types, scores and merges; normalizer, split pattern and decoder are
-those of the published tokenizer.json, written down here by the name in `tokenizer.ggml.pre`. It knows the meaning of
-the keys; it does not know how a GGUF file is read, nor what encode and decode do.
+It knows the meaning of the `tokenizer.ggml.*` keys; vocabulary builds what they describe. It does not know how a GGUF
+file is read, nor what encode and decode do.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-import logging
 import math
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, normalizers, pre_tokenizers
-from tokenizers.models import BPE
 
 from octavo.errors import CheckpointError, UnsupportedModel
-
-log = logging.getLogger(__name__)
+from octavo.tokenizer import vocabulary
+from octavo.tokenizer.kept import kept_or_built
+from octavo.tokenizer.pre_tokenizers import BYTE_PRES, SENTENCEPIECE_PRES, BytePre
+from octavo.tokenizer.vocabulary import NORMAL, SPACE, Pieces, SentenceRules, VocabularyFault, surround
 
 KEY = "tokenizer.ggml."
-VERSION = 1  # of this conversion; a change makes new cache entries
+VERSION = 2  # of this conversion; a change makes new cache entries
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # tokenizer.ggml.token_type
-SPACE = "▁"  # how SentencePiece spells a space
-
-# A GGUF has no generation_config, so these control tokens also end a turn, as in llama.cpp.
-END_OF_TURN = frozenset(
-    {"<|endoftext|>", "<|im_end|>", "<|end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>"}
-)
-
-
-@dataclass(frozen=True)
-class BytePre:
-    """How a byte-level BPE family cuts text before merging.
-
-    split: pattern of the published tokenizer.json, None for GPT-2's own inside ByteLevel. digits: every digit alone
-    first. nfc: normalized to NFC first. whole_words: a piece that is a token is taken whole, without its merges.
-    add_bos: what the family does when the file does not say.
-    """
-
-    split: str | None = None
-    digits: bool = False
-    nfc: bool = False
-    whole_words: bool = False
-    add_bos: bool = False
-
-
-_CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_TAIL = r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-_QWEN2 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _TAIL
-_LLAMA3 = _CONTRACTIONS + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*" + _TAIL
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
-_TEKKEN = (
-    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*" + _TAIL
-)
-
-BYTE_PRES: Mapping[str, BytePre] = {
-    "default": BytePre(),
-    "gpt-2": BytePre(),
-    "smollm": BytePre(digits=True),
-    "qwen2": BytePre(_QWEN2, nfc=True),
-    "llama-bpe": BytePre(_LLAMA3, whole_words=True, add_bos=True),
-    "tekken": BytePre(_TEKKEN, whole_words=True, add_bos=True),  # Mistral Nemo and later
+MODELS = {
+    "gpt2": "byte-level BPE",
+    "llama": "SentencePiece BPE",
+    "gemma4": "SentencePiece BPE with merges",
+    "bert": "WordPiece",
+    "t5": "SentencePiece Unigram",
 }
 
+# Name as in tokenizer_config.json -> the middle of `tokenizer.ggml.*_token_id`; "seperator" is how the key is spelled.
+SPECIAL_KEYS = {
+    "bos_token": "bos",
+    "eos_token": "eos",
+    "unk_token": "unknown",
+    "sep_token": "seperator",
+    "pad_token": "padding",
+    "cls_token": "cls",
+    "mask_token": "mask",
+}
+_BERT_IDS = {"unknown": 100, "cls": 101, "seperator": 102}  # where the file does not say; also llama.cpp's
 
 def load(
     metadata: Mapping[str, Any],
@@ -86,15 +57,10 @@ def load(
     is built again. Raises CheckpointError (broken arrays) and UnsupportedModel (unknown kind).
     """
     check_kind(metadata)
-    if cache_folder is None:
-        return build(metadata if whole is None else whole())
-    entry = cache_folder / _entry_name(metadata, content_digest(metadata) if digest is None else digest)
-    kept = _read_entry(entry)
-    if kept is not None:
-        return kept
-    built = build(metadata if whole is None else whole())
-    _write_entry(entry, built)
-    return built
+    entry = None
+    if cache_folder is not None:
+        entry = cache_folder / _entry_name(metadata, content_digest(metadata) if digest is None else digest)
+    return kept_or_built(entry, lambda: build(metadata if whole is None else whole()))
 
 
 def build(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
@@ -103,38 +69,88 @@ def build(metadata: Mapping[str, Any]) -> tokenizers.Tokenizer:
     tokens = _strings(metadata, "tokens")
     if not tokens:
         raise CheckpointError(f"{KEY}tokens is empty: this file holds no vocabulary.", key=f"{KEY}tokens")
-    types = _types(metadata, len(tokens))
-    if metadata[f"{KEY}model"] == "llama":
-        return _sentencepiece(metadata, tokens, types)
-    return _byte_level(metadata, tokens, types)
+    try:
+        return _build(metadata, tokens, _types(metadata, len(tokens)))
+    except VocabularyFault as fault:
+        raise CheckpointError(f"{KEY}{fault.part} {fault.message}", key=KEY + fault.part) from fault
 
 
 def check_kind(metadata: Mapping[str, Any]) -> None:
     """Refuses a kind of vocabulary or a pre-tokenizer that is not built, by key and with the list of what is."""
     model = metadata.get(f"{KEY}model")
-    if model not in ("gpt2", "llama"):
+    if not isinstance(model, str) or model not in MODELS:
+        known = ", ".join(f"{name} ({kind})" for name, kind in MODELS.items())
         raise UnsupportedModel(
-            f"{KEY}model is {model!r:.60}, which is not supported. Supported: gpt2 (byte-level BPE), llama "
-            "(SentencePiece BPE). Use the model's Hugging Face folder with its tokenizer.json instead.",
+            f"{KEY}model is {model!r:.60}, which is not supported. Supported: {known}. Use the model's Hugging Face "
+            "folder with its tokenizer.json instead.",
             param=f"{KEY}model",
         )
     pre = metadata.get(f"{KEY}pre", "default")
-    if model == "gpt2" and (not isinstance(pre, str) or pre not in BYTE_PRES):
+    if model == "gpt2" and (not isinstance(pre, str) or pre not in BYTE_PRES.keys() | SENTENCEPIECE_PRES):
         raise UnsupportedModel(
-            f"{KEY}pre is {pre!r:.60}, which is not supported. Supported: {', '.join(sorted(BYTE_PRES))}. Use the "
-            "model's Hugging Face folder with its tokenizer.json instead.",
+            f"{KEY}pre is {pre!r:.60}, which is not known.{_nearest(pre)} Use the model's Hugging Face folder with its "
+            "tokenizer.json instead.",
             param=f"{KEY}pre",
         )
 
 
-def adds_bos(metadata: Mapping[str, Any]) -> bool:
-    """`add_bos_token`, or what the family does where the file does not say."""
-    stated = metadata.get(f"{KEY}add_bos_token")
-    if stated is not None:
-        return bool(stated)
-    if metadata.get(f"{KEY}model") == "llama":
-        return True
-    return BYTE_PRES[metadata.get(f"{KEY}pre", "default")].add_bos
+def _nearest(pre: object) -> str:
+    close = difflib.get_close_matches(str(pre)[:60], BYTE_PRES, 3, 0.5)
+    return f" Known and near it: {', '.join(close)}." if close else ""
+
+
+def special_tokens(backend: tokenizers.Tokenizer, metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Names as in tokenizer_config.json -> the tokens that the file names by id."""
+    defaults = _BERT_IDS if metadata.get(f"{KEY}model") == "bert" else {}
+    found = {
+        name: token_at(backend, {f"{KEY}{key}_token_id": defaults.get(key), **metadata}, f"{KEY}{key}_token_id")
+        for name, key in SPECIAL_KEYS.items()
+    }
+    return {name: token for name, token in found.items() if token is not None}
+
+
+def token_at(backend: tokenizers.Tokenizer, metadata: Mapping[str, Any], key: str) -> str | None:
+    """The token whose id stands under `key`; None where nothing does."""
+    id_ = metadata.get(key)
+    if id_ is None:
+        return None
+    token: str | None = backend.id_to_token(id_) if isinstance(id_, int) and 0 <= id_ < 2**31 else None
+    if token is None:
+        raise CheckpointError(f"{key} is {id_!r:.60}, which is no token of the vocabulary.", key=key)
+    return token
+
+
+def eos_ids(backend: tokenizers.Tokenizer, metadata: Mapping[str, Any]) -> list[int | None]:
+    """Every id that ends a turn: those that the file names, then the control tokens known for it."""
+    ends = [token_at(backend, metadata, f"{KEY}{name}_token_id") for name in ("eos", "eot", "eom")]
+    return [*(backend.token_to_id(token) for token in ends if token is not None), *vocabulary.turn_ends(backend)]
+
+
+def set_surroundings(backend: tokenizers.Tokenizer, metadata: Mapping[str, Any], special: Mapping[str, str]) -> None:
+    """What add_special_tokens adds: as the file states by `add_bos_token` and so on, else as its kind does."""
+    model, pre = metadata.get(f"{KEY}model"), _byte_pre(metadata)
+    bos_default = model in ("llama", "gemma4", "bert") or pre.add_bos
+    add_bos = bool(metadata.get(f"{KEY}add_bos_token", bos_default))
+    add_eos = bool(metadata.get(f"{KEY}add_eos_token", model == "t5"))
+    add_sep = bool(metadata.get(f"{KEY}add_sep_token", model == "bert" or pre.add_sep))
+    begin = special.get("cls_token", special.get("bos_token")) if model == "bert" else special.get("bos_token")
+    eos = special.get("eos_token") if add_eos else None
+    end = special.get("sep_token", eos) if add_sep else eos
+    bos = begin if add_bos else None
+    try:
+        if model == "bert" and end is not None:
+            surround(backend, bos, end, between=[end])
+        elif (model == "t5" or pre.add_sep) and end is not None:
+            surround(backend, bos, end, between=[end] if bos is None else [end, end], second_type=0)
+        else:
+            surround(backend, bos, end)
+    except VocabularyFault as fault:
+        raise CheckpointError(f"{KEY}tokens {fault.message}", key=f"{KEY}tokens") from fault
+
+
+def _byte_pre(metadata: Mapping[str, Any]) -> BytePre:
+    pre = metadata.get(f"{KEY}pre", "default")
+    return BYTE_PRES.get(pre, BytePre()) if metadata.get(f"{KEY}model") == "gpt2" else BytePre()
 
 
 def _entry_name(metadata: Mapping[str, Any], digest: str) -> str:
@@ -160,81 +176,52 @@ def content_digest(metadata: Mapping[str, Any]) -> str:
     return total.hexdigest()
 
 
-def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: Sequence[int]) -> tokenizers.Tokenizer:
-    pre = BYTE_PRES[metadata.get(f"{KEY}pre", "default")]
-    # Unused entries pad the embedding table ("[PAD151665]"); the published vocabularies do not list them.
-    vocab = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
-    model = _bpe(vocab, _stated_merges(metadata, vocab), fuse_unk=False, ignore_merges=pre.whole_words)
-    tokenizer = tokenizers.Tokenizer(model)
-    if pre.nfc:
-        tokenizer.normalizer = normalizers.NFC()
-    steps: list[pre_tokenizers.PreTokenizer] = []
-    if pre.digits:
-        steps.append(pre_tokenizers.Digits(individual_digits=True))
-    if pre.split is not None:
-        steps.append(pre_tokenizers.Split(Regex(pre.split), behavior="isolated", invert=False))
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre.split is None))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    tokenizer.decoder = decoders.ByteLevel()
-    _add_tokens(tokenizer, tokens, types)
-    return tokenizer
+def _build(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tokenizers.Tokenizer:
+    model, pre = metadata[f"{KEY}model"], metadata.get(f"{KEY}pre", "default")
+    if model == "gpt2" and pre in BYTE_PRES:
+        return vocabulary.byte_level(Pieces(tokens, types), _byte_merges(metadata, tokens, pre), BYTE_PRES[pre])
+    if model in ("gpt2", "gemma4"):
+        merges = _stated_merges(metadata, set(tokens))
+        unknown = _id(metadata, "unknown", len(tokens), 0)
+        return vocabulary.sentencepiece_bpe(Pieces(tokens, types), merges, unknown, SentenceRules(prefix=False))
+    if model == "bert":
+        strip = metadata.get(f"{KEY}normalizer.strip_accents")
+        lowercase = bool(metadata.get(f"{KEY}normalizer.lowercase", True))
+        unknown = _id(metadata, "unknown", len(tokens), _BERT_IDS["unknown"])
+        pieces = Pieces([_word_piece(token) for token in tokens], types)
+        return vocabulary.word_piece(pieces, unknown, lowercase, None if strip is None else bool(strip))
+    pieces = Pieces(tokens, types, _scores(metadata, len(tokens)))
+    rules = SentenceRules(
+        prefix=bool(metadata.get(f"{KEY}add_space_prefix", True)),
+        collapse=bool(metadata.get(f"{KEY}remove_extra_whitespaces", False)),
+        charsmap=_charsmap(metadata),
+    )
+    if model == "t5":
+        mask = tokens[_id(metadata, "mask", len(tokens), 0)] if f"{KEY}mask_token_id" in metadata else None
+        return vocabulary.unigram(pieces, _id(metadata, "unknown", len(tokens), 2), rules, mask)
+    merges = _stated_merges(metadata, set(tokens)) if f"{KEY}merges" in metadata else None
+    return vocabulary.sentencepiece_bpe(pieces, merges, _id(metadata, "unknown", len(tokens), 0), rules)
 
 
-def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: Sequence[int]) -> tokenizers.Tokenizer:
-    # Converters write user-defined runs of spaces (Gemma) with real spaces; the model sees every space as SPACE.
-    tokens = [SPACE * len(t) if len(t) > 1 and not t.strip(" ") else t for t in tokens]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    if f"{KEY}merges" in metadata:
-        merges = _stated_merges(metadata, vocab)
-    else:
-        merges = _merges_from_scores(tokens, types, _scores(metadata, len(tokens)))
-    unknown = metadata.get(f"{KEY}unknown_token_id", 0)
-    if not isinstance(unknown, int) or not 0 <= unknown < len(tokens):
-        raise CheckpointError(
-            f"{KEY}unknown_token_id is {unknown!r:.60}, outside of {len(tokens)} tokens.", key=f"{KEY}unknown_token_id"
-        )
-    model = _bpe(vocab, merges, fuse_unk=True, byte_fallback=True, unk_token=tokens[unknown])
-    tokenizer = tokenizers.Tokenizer(model)
-    prefix = bool(metadata.get(f"{KEY}add_space_prefix", True))
-    spell = normalizers.Replace(" ", SPACE)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), spell]) if prefix else spell
-    steps: list[decoders.Decoder] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
-    if prefix:
-        steps.append(decoders.Strip(" ", 1, 0))
-    tokenizer.decoder = decoders.Sequence(steps)
-    _add_tokens(tokenizer, tokens, types)
-    return tokenizer
+def _word_piece(token: str) -> str:
+    """llama.cpp marks the beginnings of words, the published vocabulary their continuations."""
+    if token.startswith(SPACE):
+        return token[1:]
+    return token if token.startswith("[") and token.endswith("]") else "##" + token
 
 
-def _bpe(vocab: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> BPE:
-    try:
-        return BPE(vocab=vocab, merges=merges, **options)
-    except Exception as error:  # the library raises bare Exception for every inconsistency between the two
-        raise CheckpointError(
-            f"{KEY}merges does not fit {KEY}tokens: {str(error)[:200]}", key=f"{KEY}merges"
-        ) from error
+def _byte_merges(metadata: Mapping[str, Any], tokens: list[str], pre: str) -> list[tuple[str, str]]:
+    if pre == "kimi-k2" and f"{KEY}merges" not in metadata:  # its ids are ranks
+        return vocabulary.merges_from_ranks(tokens)
+    return _stated_merges(metadata, set(tokens))
 
 
-def _add_tokens(tokenizer: tokenizers.Tokenizer, tokens: list[str], types: Sequence[int]) -> None:
-    """Control tokens become special; user-defined ones are found whole in any text but are part of it."""
-    for kind, special in ((CONTROL, True), (USER_DEFINED, False)):
-        added = [
-            AddedToken(token, normalized=False, special=special)
-            for token, type_ in zip(tokens, types, strict=True)
-            if type_ == kind and token
-        ]
-        if special:
-            tokenizer.add_special_tokens(added)
-        else:
-            tokenizer.add_tokens(added)
-
-
-def _stated_merges(metadata: Mapping[str, Any], vocab: Mapping[str, int]) -> list[tuple[str, str]]:
+def _stated_merges(metadata: Mapping[str, Any], known: set[str]) -> list[tuple[str, str]]:
     merges = []
     for index, line in enumerate(_strings(metadata, "merges")):
         at = line.find(" ", 1)  # from 1: the left part is never empty, but may begin with a space
         left, right = line[:at], line[at + 1 :]
-        if at < 0 or left not in vocab or right not in vocab or left + right not in vocab:
+        if at < 0 or left not in known or right not in known or left + right not in known:
             raise CheckpointError(
                 f"{KEY}merges[{index}] is {line[:80]!r}: not two known tokens whose union is a token.",
                 key=f"{KEY}merges",
@@ -243,28 +230,19 @@ def _stated_merges(metadata: Mapping[str, Any], vocab: Mapping[str, int]) -> lis
     return merges
 
 
-def _merges_from_scores(tokens: list[str], types: Sequence[int], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """The merges that a SentencePiece BPE vocabulary implies: best result first, then the order of the left part's id.
-
-    Source: the rule by which the published tokenizer.json files were made from tokenizer.model (every cut of a piece
-    into two pieces, sorted by score); user-defined pieces come first, since SentencePiece never cuts them.
-    """
-    ids = {token: i for i, token in enumerate(tokens) if types[i] in (NORMAL, USER_DEFINED)}
-    order = sorted(ids.values(), key=lambda i: (types[i] != USER_DEFINED, -scores[i] if types[i] == NORMAL else 0.0, i))
-    merges: list[tuple[str, str]] = []
-    for i in order:
-        token = tokens[i]
-        cuts = [
-            (ids[token[:at]], ids[token[at:]]) for at in range(1, len(token)) if token[:at] in ids and token[at:] in ids
-        ]
-        merges.extend((tokens[left], tokens[right]) for left, right in sorted(cuts))
-    return merges
-
-
 def _strings(metadata: Mapping[str, Any], name: str) -> list[str]:
     value = metadata.get(KEY + name)
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise CheckpointError(f"{KEY}{name} is missing or not an array of strings.", key=KEY + name)
+    return value
+
+
+def _id(metadata: Mapping[str, Any], name: str, count: int, default: int) -> int:
+    value = metadata.get(f"{KEY}{name}_token_id", default)
+    if not isinstance(value, int) or not 0 <= value < count:
+        raise CheckpointError(
+            f"{KEY}{name}_token_id is {value!r:.60}, outside of {count} tokens.", key=f"{KEY}{name}_token_id"
+        )
     return value
 
 
@@ -282,40 +260,15 @@ def _types(metadata: Mapping[str, Any], count: int) -> list[int]:
     return list(value)
 
 
+def _charsmap(metadata: Mapping[str, Any]) -> bytes:
+    value = metadata.get(f"{KEY}precompiled_charsmap", b"")
+    try:
+        return bytes(value) if isinstance(value, bytes) else bytes(byte & 0xFF for byte in value)  # int8 or uint8
+    except TypeError as error:
+        raise CheckpointError(
+            f"{KEY}precompiled_charsmap is no array of bytes.", key=f"{KEY}precompiled_charsmap"
+        ) from error
+
+
 def _is_array(value: Any, count: int, kinds: tuple[type, ...]) -> TypeGuard[list[Any]]:
     return isinstance(value, list) and len(value) == count and all(isinstance(item, kinds) for item in value)
-
-
-def _read_entry(entry: Path) -> tokenizers.Tokenizer | None:
-    """The kept tokenizer; None if there is none or its checksum does not hold."""
-    try:
-        content = (entry / "tokenizer.json").read_bytes()
-        stated = (entry / "sha256").read_text(encoding="ascii", errors="replace").strip()
-    except FileNotFoundError:
-        return None
-    if hashlib.sha256(content).hexdigest() != stated:
-        log.warning("tokenizer cache %s is damaged and is built again", entry)
-        return None
-    return tokenizers.Tokenizer.from_buffer(content)
-
-
-def _write_entry(entry: Path, tokenizer: tokenizers.Tokenizer) -> None:
-    content = tokenizer.to_str().encode()
-    try:
-        entry.mkdir(parents=True, exist_ok=True)
-        _replace(entry / "tokenizer.json", content)
-        _replace(entry / "sha256", hashlib.sha256(content).hexdigest().encode())
-    except OSError as error:  # a read-only cache costs time at every start, not the start itself
-        log.warning("cannot keep the tokenizer in %s: %s", entry, error)
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Whole or not at all, also when two processes write at once."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except OSError:
-        os.unlink(name)
-        raise

@@ -1,13 +1,12 @@
 """Strings <-> ids: one face over a tokenizers.Tokenizer, with the bytes of every token and the special ids.
 
-It knows the files beside a tokenizer.json and, through gguf_tokenizer, the keys of a GGUF; it does not know what a chat
-is (it only carries the templates' text) nor how text is streamed (detokenizer).
+folder_tokenizer and gguf_tokenizer know the files; it does not know what a chat is (it only carries the templates' text)
+nor how text is streamed (detokenizer).
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, processors
 
 from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.checkpoints.digest import remembered_digest
 from octavo.errors import CheckpointError, UnsupportedModel
 from octavo.tokenizer import gguf_tokenizer
 from octavo.tokenizer.byte_table import DecoderKind, byte_table, decoder_kind
-
-SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+from octavo.tokenizer.folder_tokenizer import read_folder
 
 # Characters. `encode` of the library keeps the GIL: 0.5 MB held up every other thread for 0.19 s. `encode_batch_fast`
 # gives it back (1.7 ms) and takes a quarter less, but hands the text to a thread of its own, which a short one need not
@@ -71,7 +68,7 @@ class Tokenizer:
             except (CheckpointError, UnsupportedModel) as error:
                 raise type(error)(f"{checkpoint.path}: {error.message}") from error
         else:
-            tokenizer = cls.from_folder(checkpoint.path)
+            tokenizer = cls.from_folder(checkpoint.path, cache_folder)
         tokenizer.eos_ids = _unique([*tokenizer.eos_ids, *checkpoint.eos_token_ids])
         return tokenizer
 
@@ -87,22 +84,11 @@ class Tokenizer:
         return cls.from_gguf(checkpoint.tokenizer_metadata(arrays=False), cache_folder, named, whole)
 
     @classmethod
-    def from_folder(cls, path: Path | str) -> Tokenizer:
-        """The tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, generation_config.json and
-        the chat template's files. Raises CheckpointError that names the file."""
-        folder = Path(path)
-        file = folder / "tokenizer.json"
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises bare Exception for every fault of the file
-            raise CheckpointError(f"cannot read {file}: {str(error)[:300]}", path=str(file)) from error
-        config = _read_json(folder / "tokenizer_config.json")
-        special = _add_configured_tokens(backend, config, _read_json(folder / "special_tokens_map.json"))
-        if "add_bos_token" in config or "add_eos_token" in config:
-            _set_template(backend, special, bool(config.get("add_bos_token")), bool(config.get("add_eos_token")))
-        stated = _read_json(folder / "generation_config.json").get("eos_token_id")
-        eos = _unique([backend.token_to_id(special.get("eos_token", "")), *_id_list(stated)])
-        return cls(backend, TokenizerFacts(special, eos, _folder_templates(folder, config)))
+    def from_folder(cls, path: Path | str, cache_folder: Path | None = None) -> Tokenizer:
+        """The tokenizer of a Hugging Face folder: its vocabulary file of whatever kind, tokenizer_config.json,
+        generation_config.json and the chat template's files. Raises CheckpointError that names the file."""
+        found = read_folder(Path(path), cache_folder)
+        return cls(found.backend, TokenizerFacts(found.special, found.eos_ids, found.templates))
 
     @classmethod
     def from_gguf(
@@ -116,26 +102,14 @@ class Tokenizer:
         that the caller has) a cached tokenizer is used without touching the large arrays of `metadata`, which only
         `whole` need have."""
         backend = gguf_tokenizer.load(metadata, cache_folder, digest, whole)
-        names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-        named = {
-            name: _token_at(backend, metadata, f"{gguf_tokenizer.KEY}{key}_token_id") for name, key in names.items()
-        }
-        special = {name: token for name, token in named.items() if token is not None}
-        add_eos = bool(metadata.get(f"{gguf_tokenizer.KEY}add_eos_token", False))
-        _set_template(backend, special, gguf_tokenizer.adds_bos(metadata), add_eos)
-        ends = [_token_at(backend, metadata, f"{gguf_tokenizer.KEY}{name}_token_id") for name in ("eos", "eot", "eom")]
-        stated = [backend.token_to_id(token) for token in ends if token is not None]
-        turn_ends = [
-            id_
-            for id_, token in sorted(backend.get_added_tokens_decoder().items())
-            if token.special and token.content in gguf_tokenizer.END_OF_TURN
-        ]
+        special = gguf_tokenizer.special_tokens(backend, metadata)
+        gguf_tokenizer.set_surroundings(backend, metadata, special)
         templates = {
             key.removeprefix("tokenizer.chat_template").removeprefix(".") or "default": value
             for key, value in metadata.items()
             if key.startswith("tokenizer.chat_template") and isinstance(value, str)
         }
-        return cls(backend, TokenizerFacts(special, _unique([*stated, *turn_ends]), templates))
+        return cls(backend, TokenizerFacts(special, _unique(gguf_tokenizer.eos_ids(backend, metadata)), templates))
 
     @functools.cached_property
     def vocab_size(self) -> int:
@@ -240,109 +214,6 @@ def _whole_characters(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """An optional file's object; {} where there is none."""
-    if not file.is_file():
-        return {}
-    try:
-        value = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file} is not JSON: {error}", path=str(file)) from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{file} holds no JSON object.", path=str(file))
-    return value
-
-
-def _add_configured_tokens(
-    backend: tokenizers.Tokenizer, config: Mapping[str, Any], special_map: Mapping[str, Any]
-) -> dict[str, str]:
-    """Adds the tokens that tokenizer_config.json names and tokenizer.json lacks; returns the named special tokens."""
-    known = {str(token.content) for token in backend.get_added_tokens_decoder().values()}
-    listed = config.get("added_tokens_decoder")
-    extra = sorted(listed.items(), key=lambda item: int(item[0])) if isinstance(listed, dict) else []
-    for _, entry in extra:
-        if isinstance(entry, dict) and entry.get("content") not in known:
-            backend.add_tokens([_added_token(entry)])
-            known.add(entry["content"])
-    named: dict[str, str] = {}
-    for name in SPECIAL_NAMES:
-        entry = config.get(name, special_map.get(name))
-        if entry is None:
-            continue
-        token = _added_token(entry)
-        named[name] = token.content
-        # Also where it is listed as a plain token: a named token is special.
-        if token.content not in known or not _is_special(backend, token.content):
-            backend.add_special_tokens([token])
-    more = config.get("extra_special_tokens", config.get("additional_special_tokens"))
-    for entry in more if isinstance(more, list) else []:
-        token = _added_token(entry)
-        if not _is_special(backend, token.content):
-            backend.add_special_tokens([token])
-    return named
-
-
-def _is_special(backend: tokenizers.Tokenizer, content: str) -> bool:
-    id_ = backend.token_to_id(content)
-    token = None if id_ is None else backend.get_added_tokens_decoder().get(id_)
-    return token is not None and bool(token.special)
-
-
-def _added_token(entry: Any) -> AddedToken:
-    if isinstance(entry, str):
-        return AddedToken(entry, normalized=False, special=True)
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    return AddedToken(str(entry.get("content", "")), **{name: bool(entry[name]) for name in flags if name in entry})
-
-
-def _set_template(backend: tokenizers.Tokenizer, special: Mapping[str, str], add_bos: bool, add_eos: bool) -> None:
-    """What add_special_tokens puts around a sequence, where the files state it by flag."""
-    ends = [special.get("bos_token") if add_bos else None, special.get("eos_token") if add_eos else None]
-    used = [(token, backend.token_to_id(token)) for token in ends if token is not None]
-    if any(id_ is None for _, id_ in used):
-        raise CheckpointError(f"bos_token or eos_token is not in the vocabulary: {[token for token, _ in used]}.")
-    single = [ends[0], "$A", ends[1]]
-    # The pieces go in as a list: a token's text may hold spaces or colons.
-    backend.post_processor = processors.TemplateProcessing(
-        single=[piece for piece in single if piece is not None],
-        pair=[piece for piece in (*single, ends[0], "$B:1", ends[1]) if piece is not None],
-        special_tokens=list(dict(used).items()),
-    )
-
-
-def _folder_templates(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
-    """chat_template.jinja and additional_chat_templates/ before chat_template.json before tokenizer_config.json."""
-    templates: dict[str, str] = {}
-    for source in (config, _read_json(folder / "chat_template.json")):
-        value = source.get("chat_template")
-        if isinstance(value, str):
-            templates["default"] = value
-        elif isinstance(value, list):
-            templates.update({item["name"]: item["template"] for item in value})
-    for file in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-        templates[file.stem] = file.read_text(encoding="utf-8")
-    main = folder / "chat_template.jinja"
-    if main.is_file():
-        templates["default"] = main.read_text(encoding="utf-8")
-    return templates
-
-
-def _token_at(backend: tokenizers.Tokenizer, metadata: Mapping[str, Any], key: str) -> str | None:
-    id_ = metadata.get(key)
-    if id_ is None:
-        return None
-    token: str | None = backend.id_to_token(id_) if isinstance(id_, int) and 0 <= id_ < 2**31 else None
-    if token is None:
-        raise CheckpointError(f"{key} is {id_!r:.60}, which is no token of the vocabulary.", key=key)
-    return token
-
-
-def _id_list(value: Any) -> list[int]:
-    if value is None:
-        return []
-    return [int(item) for item in value] if isinstance(value, list) else [int(value)]
 
 
 def _unique(ids: Iterable[int | None]) -> tuple[int, ...]:
