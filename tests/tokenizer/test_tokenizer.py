@@ -165,10 +165,11 @@ def test_pre_tokenizers(pre: str) -> None:
 
 def test_unknown_kinds_are_named() -> None:
     data = vocabularies.byte_level("gpt-2")
-    with pytest.raises(UnsupportedModel, match=r"tokenizer\.ggml\.pre is 'poro'.*qwen2, smollm"):
+    with pytest.raises(UnsupportedModel, match=r"tokenizer\.ggml\.pre is 'poro'.*near it: kormo, poro-chat"):
         Tokenizer.from_gguf({**data, "tokenizer.ggml.pre": "poro"})
-    with pytest.raises(UnsupportedModel, match=r"tokenizer\.ggml\.model is 'rwkv'.*gpt2.*llama"):
-        Tokenizer.from_gguf({**data, "tokenizer.ggml.model": "rwkv"})
+    for model in ("rwkv", "plamo2", "hybriddna", "no_vocab", None, 3):
+        with pytest.raises(UnsupportedModel, match=rf"tokenizer\.ggml\.model is {model!r}.*gpt2.*llama.*bert.*t5"):
+            Tokenizer.from_gguf({**data, "tokenizer.ggml.model": model})
 
 
 @pytest.mark.parametrize(

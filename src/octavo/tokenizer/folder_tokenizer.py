@@ -29,9 +29,13 @@ MAX_FILE = 256 << 20  # bytes; the largest published vocabulary file has 33 MiB
 SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Looked for in this order; the first that is there holds the vocabulary.
 FILES = (
-    ("tokenizer.json", "tekken*.json", "tokenizer.model*", "spiece.model", "sentencepiece.bpe.model", "spm.model")
-    + ("*.tiktoken", "tiktoken.model", "*tokenizer*.model*", "vocab.json", "vocab.txt")
-)
+    "tokenizer.json",
+    "tekken*.json",
+    "tokenizer.model*",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "spm.model",
+) + ("*.tiktoken", "tiktoken.model", "*tokenizer*.model*", "vocab.json", "vocab.txt")
 _QWEN2_CLASSES = frozenset({"Qwen2Tokenizer", "Qwen2TokenizerFast"})
 
 
@@ -111,7 +115,9 @@ def _entry(file: Path, cache_folder: Path | None) -> Path | None:
 def _read_tokenizer_json(file: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exception for every fault of the file
+    except BaseException as error:
+        if not vocabulary.is_fault(error):
+            raise
         raise CheckpointError(f"cannot read {file}: {str(error)[:300]}", path=str(file)) from error
 
 

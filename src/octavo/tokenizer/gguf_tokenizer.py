@@ -44,6 +44,7 @@ SPECIAL_KEYS = {
 }
 _BERT_IDS = {"unknown": 100, "cls": 101, "seperator": 102}  # where the file does not say; also llama.cpp's
 
+
 def load(
     metadata: Mapping[str, Any],
     cache_folder: Path | None,
@@ -199,8 +200,8 @@ def _build(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> 
     if model == "t5":
         mask = tokens[_id(metadata, "mask", len(tokens), 0)] if f"{KEY}mask_token_id" in metadata else None
         return vocabulary.unigram(pieces, _id(metadata, "unknown", len(tokens), 2), rules, mask)
-    merges = _stated_merges(metadata, set(tokens)) if f"{KEY}merges" in metadata else None
-    return vocabulary.sentencepiece_bpe(pieces, merges, _id(metadata, "unknown", len(tokens), 0), rules)
+    stated = _stated_merges(metadata, set(tokens)) if f"{KEY}merges" in metadata else None
+    return vocabulary.sentencepiece_bpe(pieces, stated, _id(metadata, "unknown", len(tokens), 0), rules)
 
 
 def _word_piece(token: str) -> str:

@@ -97,7 +97,8 @@ _AFMOE_SCRIPTS = (
 )
 _YOUTU_SCRIPTS = (
     "[\uac00-\ud7a3\u3131-\u318e]+"
-    "|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+|[\u3105-\u312f]+|" + _CJK
+    "|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+|[\u3105-\u312f]+|"
+    + _CJK
 )
 _DEEPSEEK3_WORDS = _ASCII_PUNCTUATION + r"[A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+"
 _DEEPSEEK3 = (r"\p{N}{1,3}", _CJK, _DEEPSEEK3_WORDS + r"[\r\n]*" + _LINES + _TAIL)
@@ -151,9 +152,7 @@ BYTE_PRES: Mapping[str, BytePre] = {
     **dict.fromkeys(("tiny_aya", "cohere2moe"), _AYA_PRE),
     "kimi-k2": BytePre((KIMI,), whole_words=True),
     "youtu": BytePre((_YOUTU_SCRIPTS, _YOUTU), whole_words=True),
-    "deepseek-llm": BytePre(
-        (r"[\r\n]", _DEEPSEEK_LETTERS, _DEEPSEEK_PUNCTUATION, r"\s+$", _DEEPSEEK_HAN, Step.DIGITS)
-    ),
+    "deepseek-llm": BytePre((r"[\r\n]", _DEEPSEEK_LETTERS, _DEEPSEEK_PUNCTUATION, r"\s+$", _DEEPSEEK_HAN, Step.DIGITS)),
     "deepseek-coder": BytePre((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_HAN, Step.DIGITS)),
     **dict.fromkeys(("deepseek-v3", "hunyuan-dense", "joyai-llm", "hy_v4"), _DEEPSEEK3_PRE),
     "spark2_5": BytePre((r"\p{N}{1,3}", _CJK, _DEEPSEEK3_WORDS + r"|[\r\n]" + _TAIL, Step.DIGITS)),

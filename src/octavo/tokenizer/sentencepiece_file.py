@@ -16,7 +16,7 @@ import tokenizers
 
 from octavo.errors import CheckpointError, UnsupportedModel
 from octavo.tokenizer import vocabulary
-from octavo.tokenizer.vocabulary import Pieces, SentenceRules, VocabularyFile, VocabularyFault
+from octavo.tokenizer.vocabulary import Pieces, SentenceRules, VocabularyFault, VocabularyFile
 
 # Field numbers of sentencepiece_model.proto: of ModelProto, then of its pieces, trainer_spec and normalizer_spec.
 _PIECES, _TRAINER, _NORMALIZER = 1, 2, 3

@@ -70,9 +70,7 @@ FAMILIES: Mapping[int, Family] = {
     128_000: Family("Llama 3", BytePre((LLAMA3,), whole_words=True), _LLAMA3, _LLAMA_NAMES, add_bos=True),
     200_000: Family("Llama 4", BytePre((GPT4O,), whole_words=True), _LLAMA4, _LLAMA_NAMES, add_bos=True),
     151_643: Family("Qwen", BytePre((QWEN2,), nfc=True, whole_words=True), _QWEN, _END),
-    163_584: Family(
-        "Kimi K2", BytePre((KIMI,), whole_words=True), (), {"bos_token": "[BOS]", "eos_token": "[EOS]"}
-    ),
+    163_584: Family("Kimi K2", BytePre((KIMI,), whole_words=True), (), {"bos_token": "[BOS]", "eos_token": "[EOS]"}),
     50_256: Family("GPT-2", BytePre((Step.GPT2,), whole_words=True), ("<|endoftext|>",), _END),
     100_256: Family("GPT-4", BytePre((LLAMA3,), whole_words=True), ("", *_FIM), _END),
     199_998: Family("GPT-4o", BytePre((GPT4O,), whole_words=True), ("", "<|endoftext|>"), _END),
@@ -126,7 +124,9 @@ def _build(
     """offset: the id of rank 0. special: id -> token, of which `plain` are shown. Other ids have no token."""
     spelled = [spell(token) for token in ranks]
     limit = len(spelled) + offset + _MOST_SPECIAL
-    taken = {id_: token for id_, token in special.items() if 0 <= id_ < limit and not offset <= id_ < offset + len(spelled)}
+    taken = {
+        id_: token for id_, token in special.items() if 0 <= id_ < limit and not offset <= id_ < offset + len(spelled)
+    }
     size = max((*taken, len(spelled) - 1 + offset)) + 1
     tokens = [taken.get(id_, "") for id_ in range(size)]
     tokens[offset : offset + len(spelled)] = spelled

@@ -1,7 +1,7 @@
 """Strings <-> ids: one face over a tokenizers.Tokenizer, with the bytes of every token and the special ids.
 
-folder_tokenizer and gguf_tokenizer know the files; it does not know what a chat is (it only carries the templates' text)
-nor how text is streamed (detokenizer).
+folder_tokenizer and gguf_tokenizer know the files; it does not know what a chat is (it only carries the templates'
+text) nor how text is streamed (detokenizer).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from octavo.errors import CheckpointError, UnsupportedModel
 from octavo.tokenizer import gguf_tokenizer
 from octavo.tokenizer.byte_table import DecoderKind, byte_table, decoder_kind
 from octavo.tokenizer.folder_tokenizer import read_folder
+from octavo.tokenizer.vocabulary import is_fault
 
 # Characters. `encode` of the library keeps the GIL: 0.5 MB held up every other thread for 0.19 s. `encode_batch_fast`
 # gives it back (1.7 ms) and takes a quarter less, but hands the text to a thread of its own, which a short one need not
@@ -136,9 +137,19 @@ class Tokenizer:
         special tokens inside the text become those tokens; False takes them as ordinary text."""
         backend = self._backend if special else self._literal_backend()
         text = _whole_characters(text)
-        if len(text) <= LONG_TEXT:
-            return list(backend.encode(text, add_special_tokens=add_special_tokens).ids)
-        return list(backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+        try:
+            if len(text) <= LONG_TEXT:
+                return list(backend.encode(text, add_special_tokens=add_special_tokens).ids)
+            return list(backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+        except BaseException as error:
+            if not is_fault(error):
+                raise
+            raise CheckpointError(f"the model's tokenizer cannot encode this text: {str(error)[:200]}") from error
+
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """Ids of two texts with what the model puts around and between them, and the type id of each (0 or 1)."""
+        found = self._backend.encode(_whole_characters(first), _whole_characters(second))
+        return list(found.ids), list(found.type_ids)
 
     def _literal_backend(self) -> tokenizers.Tokenizer:
         """encode_special_tokens is a switch of the object: were it flipped around each call, a long text in one thread

@@ -18,7 +18,14 @@ from tokenizers.models import BPE, Unigram, WordPiece
 
 from octavo.tokenizer.pre_tokenizers import BytePre, make_pre_tokenizer
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # SentencePiece's, and tokenizer.ggml.token_type
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+)  # SentencePiece's, and tokenizer.ggml.token_type
 SPACE = "▁"  # how SentencePiece spells a space
 _BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
@@ -37,6 +44,11 @@ class VocabularyFault(Exception):
         super().__init__(message)
         self.part = part
         self.message = message
+
+
+def is_fault(error: BaseException) -> bool:
+    """Whether the library tripped over its input: any Exception, or a panic of Rust, which is none."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 @dataclass(frozen=True)
@@ -117,10 +129,16 @@ def unigram(pieces: Pieces, unknown: int, rules: SentenceRules, mask: str | None
     try:
         vocab = list(zip(pieces.tokens, pieces.scores, strict=True))
         tokenizer = tokenizers.Tokenizer(Unigram(vocab, unk_id=unknown, byte_fallback=fallback))
-    except Exception as error:  # the library raises bare Exception
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         raise VocabularyFault("scores", f"do not fit the tokens: {str(error)[:200]}") from error
-    words = not any(SPACE in token[1:] for token, kind in zip(pieces.tokens, pieces.types, strict=True) if kind == NORMAL)
-    spaces = pre_tokenizers.Metaspace(SPACE, "always" if rules.prefix else "never", split=words)
+    words = not any(
+        SPACE in token[1:] for token, kind in zip(pieces.tokens, pieces.types, strict=True) if kind == NORMAL
+    )
+    spaces: pre_tokenizers.PreTokenizer = pre_tokenizers.Metaspace(
+        SPACE, "always" if rules.prefix else "never", split=words
+    )
     if words and rules.collapse:  # as T5 and XLM-RoBERTa are published
         rules = SentenceRules(rules.prefix, False, rules.charsmap)
         spaces = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), spaces])
@@ -140,7 +158,9 @@ def word_piece(
     vocab = {token: i for i, token in enumerate(pieces.tokens)}
     try:
         model = WordPiece(vocab, unk_token=pieces.tokens[unknown], max_input_chars_per_word=100)
-    except Exception as error:  # the library raises bare Exception
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         raise VocabularyFault("tokens", str(error)[:200]) from error
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(True, True, strip_accents, lowercase)
@@ -168,12 +188,14 @@ def surround(
         raise VocabularyFault("tokens", f"lack the special tokens {missing}")
     start, end = ([] if token is None else [token] for token in (before, after))
     last = [f"{token}:{second_type}" for token in end] if between else end
-    # The pieces go in as a list: a token's text may hold spaces or colons.
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=[*start, "$A", *end],
-        pair=[*start, "$A", *(between or [*end, *start]), f"$B:{second_type}", *last],
-        special_tokens=list(used.items()),
-    )
+    try:  # the pieces go in as a list: a token's text may hold spaces
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=[*start, "$A", *end],
+            pair=[*start, "$A", *(between or [*end, *start]), f"$B:{second_type}", *last],
+            special_tokens=list(used.items()),
+        )
+    except Exception as error:  # a token with a colon or a dollar; the library raises bare Exception
+        raise VocabularyFault("tokens", f"have special tokens that cannot be put around a text: {error}") from error
 
 
 def add_listed_tokens(tokenizer: tokenizers.Tokenizer, pieces: Pieces, lstrip: Sequence[str] | set[str] = ()) -> None:
@@ -184,7 +206,9 @@ def add_listed_tokens(tokenizer: tokenizers.Tokenizer, pieces: Pieces, lstrip: S
     rstrip = set(pieces.tokens) - {"<unk>", "<s>", "<|endoftext|>"} if "<|placeholder1|>" in pieces.tokens else set()
     for kind, special in ((CONTROL, True), (USER_DEFINED, False)):
         added = [
-            AddedToken(token, normalized=False, special=special, lstrip=token in lstrip, rstrip=special and token in rstrip)
+            AddedToken(
+                token, normalized=False, special=special, lstrip=token in lstrip, rstrip=special and token in rstrip
+            )
             for token, type_ in zip(pieces.tokens, pieces.types, strict=True)
             if type_ == kind and token
         ]
@@ -236,7 +260,9 @@ def _cuts(tokens: Sequence[str], ids: Mapping[str, int]) -> list[tuple[str, str]
 def _bpe(vocab: dict[str, int], merges: list[tuple[str, str]], **options: Any) -> BPE:
     try:
         return BPE(vocab=vocab, merges=merges, **options)
-    except Exception as error:  # the library raises bare Exception for every inconsistency between the two
+    except BaseException as error:
+        if not is_fault(error):
+            raise
         raise VocabularyFault("merges", f"do not fit the tokens: {str(error)[:200]}") from error
 
 
@@ -245,7 +271,9 @@ def _clean(rules: SentenceRules) -> list[normalizers.Normalizer]:
     if rules.charsmap:
         try:
             steps.append(normalizers.Precompiled(rules.charsmap))
-        except Exception as error:  # the library raises bare Exception
+        except BaseException as error:
+            if not is_fault(error):
+                raise
             raise VocabularyFault("precompiled_charsmap", f"cannot be read: {str(error)[:200]}") from error
     if rules.collapse:
         steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
