@@ -111,15 +111,19 @@ static inline bool take_one(const Run& run, int section, i64 units, Share& share
 // The unit that take_one() will most likely give next: for prefetches.
 static inline i64 next_unit(const Run& run, int section) { return __atomic_load_n(&run.sections[section].next, __ATOMIC_RELAXED); }
 
-// Activations quantized per row and group of 32 (op `quantize`). One row of K values takes act_row_bytes(K) bytes:
-//   int8 x[K] | float scale[K/32] | float scaled_sum[K/32] (= scale * sum of x) | int32 sum16[K/16] (sums of 16 x each)
+// Activations quantized per row and group of 32 (op `quantize`): one after the other the groups of a row, which takes
+// act_row_bytes(K) bytes. A group's figures stand beside its codes: a tile reads a row from one address, and a group that
+// is made touches one or two lines instead of four.
 // scale = max|v| / 127, x = round-to-nearest-even(v * (127 / max|v|)), all zero when max|v| is 0.
 // K is a multiple of 32. Rows of float activations (weights in floats) take K * 4 bytes.
-constexpr i64 kActGroup = 32;
-static constexpr i64 act_row_bytes(i64 K) { return (K + K / 32 * 8 + K / 16 * 4 + 63) / 64 * 64; }
-static inline const float* act_scale(const uint8_t* row, i64 K) { return reinterpret_cast<const float*>(row + K); }
-static inline const float* act_scaled_sum(const uint8_t* row, i64 K) { return reinterpret_cast<const float*>(row + K) + K / 32; }
-static inline const int32_t* act_sum16(const uint8_t* row, i64 K) { return reinterpret_cast<const int32_t*>(row + K) + K / 16; }
+struct ActGroup {
+  int8_t x[32];
+  float scale, scaled_sum;  // scaled_sum = scale * sum of x
+  int32_t sum16[2];         // sums of 16 x each
+};
+static_assert(sizeof(ActGroup) == 48);
+static constexpr i64 act_row_bytes(i64 K) { return (K / 32 * 48 + 63) / 64 * 64; }
+static inline const ActGroup* act_groups(const uint8_t* row) { return reinterpret_cast<const ActGroup*>(row); }
 
 // A weight format (name table entry "format.<layout id>"): panels of 32 columns, see quantization/format.py.
 struct Format {

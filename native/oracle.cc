@@ -79,14 +79,14 @@ float scale_q6_k(const uint8_t* block, int column, int k) {
 }
 
 template <int (*CODE)(const uint8_t* block, int column, int k), int ZERO, int GROUP, int SPAN>
-int64_t dot(const uint8_t* block, int column, int first, const uint8_t* x) {
+int64_t dot(const uint8_t* block, int column, int first, const int8_t* x) {
   const int from = SPAN == GROUP ? 0 : first;
   int64_t sum = 0;
-  for (int k = 0; k < GROUP; k++) sum += (CODE(block, column, from + k) - ZERO) * static_cast<int8_t>(x[k]);
+  for (int k = 0; k < GROUP; k++) sum += (CODE(block, column, from + k) - ZERO) * x[k];
   return sum;
 }
 
-using Dot = int64_t (*)(const uint8_t* block, int column, int first, const uint8_t* x);
+using Dot = int64_t (*)(const uint8_t* block, int column, int first, const int8_t* x);
 using Scale = float (*)(const uint8_t* block, int column, int k);
 struct Layout {
   const char* id;
@@ -121,10 +121,11 @@ float packed_element(const Layout& layout, const uint8_t* panel, i64 K, int colu
   for (i64 k0 = 0; k0 < K; k0 += layout.group) {
     const uint8_t* block = panel + k0 / layout.span * layout.block;
     const int first = static_cast<int>(k0 % layout.span);
-    const int64_t dot = layout.dot(block, column, first, row + k0);
-    const float scale = layout.scale(block, column, first) * act_scale(row, K)[k0 / 32];
+    const ActGroup& acts = act_groups(row)[k0 / 32];
+    const int64_t dot = layout.dot(block, column, first, acts.x + k0 % 32);
+    const float scale = layout.scale(block, column, first) * acts.scale;
     f = step(static_cast<float>(dot), scale, f, fused);
-    if (layout.minimum) f = step(layout.minimum(block, column, first), act_scaled_sum(row, K)[k0 / 32], f, fused);
+    if (layout.minimum) f = step(layout.minimum(block, column, first), acts.scaled_sum, f, fused);
   }
   return f;
 }
@@ -166,26 +167,24 @@ bool oracle_linear(const char* id, const uint8_t* weights, i64 K, i64 panels, co
 }
 
 void oracle_quantize_row(const float* x, i64 K, uint8_t* row) {
-  auto* scale = reinterpret_cast<float*>(row + K);
-  auto* sum16 = reinterpret_cast<int32_t*>(scale + K / 32 * 2);
-  for (i64 g = 0; g < K / 32; g++) {
+  for (i64 g = 0; g < K / 32; g++, x += 32) {
     float top = 0;
     bool finite = true;
     for (int k = 0; k < 32; k++) {
-      const float v = x[g * 32 + k];
-      finite = finite && std::isfinite(v);
-      top = std::isnan(v) || std::isnan(top) ? std::numeric_limits<float>::quiet_NaN() : std::max(top, std::fabs(v));
+      finite = finite && std::isfinite(x[k]);
+      top = std::isnan(x[k]) || std::isnan(top) ? std::numeric_limits<float>::quiet_NaN() : std::max(top, std::fabs(x[k]));
     }
     if (top < 1e-36f) top = 0;
     const bool zero = top == 0 || !finite;
-    sum16[g * 2] = sum16[g * 2 + 1] = 0;
+    ActGroup to = {};
     for (int k = 0; k < 32; k++) {
-      const int q = zero ? 0 : static_cast<int>(std::nearbyint(x[g * 32 + k] * (127.0f / top)));
-      row[g * 32 + k] = static_cast<uint8_t>(q);
-      sum16[g * 2 + k / 16] += q;
+      const int q = zero ? 0 : static_cast<int>(std::nearbyint(x[k] * (127.0f / top)));
+      to.x[k] = static_cast<int8_t>(q);
+      to.sum16[k / 16] += q;
     }
-    scale[g] = top / 127.0f;
-    scale[K / 32 + g] = scale[g] * static_cast<float>(sum16[g * 2] + sum16[g * 2 + 1]);
+    to.scale = top / 127.0f;
+    to.scaled_sum = to.scale * static_cast<float>(to.sum16[0] + to.sum16[1]);
+    std::memcpy(row + g * static_cast<i64>(sizeof to), &to, sizeof to);
   }
 }
 

@@ -35,10 +35,11 @@ inline i64 no_scratch(i64) { return 0; }
 // Calls body(first row, Index<rows>) for tiles of at most R rows, of even sizes.
 template <int R, class Fn>
 inline void row_tiles(i64 rows, const Fn& body) {
-  const i64 tiles = (rows + R - 1) / R;
-  for (i64 t = 0; t < tiles; t++) {
-    const i64 r = rows * t / tiles;
-    with_rows<R>(rows * (t + 1) / tiles - r, [&](auto n) { body(r, n); });
+  const i64 tiles = (rows + R - 1) / R, least_rows = rows / tiles, larger = rows % tiles;
+  for (i64 t = 0, r = 0; t < tiles; t++) {
+    const i64 here = least_rows + (t < larger);
+    with_rows<R>(here, [&](auto n) { body(r, n); });
+    r += here;
   }
 }
 

@@ -53,10 +53,7 @@ inline OCTAVO_INLINE void unroll(Fn&& body) {
 struct Rows {
   const uint8_t* acts;
   i64 stride, K;
-  const int8_t* x(i64 r) const { return reinterpret_cast<const int8_t*>(acts + r * stride); }
-  const float* scale(i64 r) const { return act_scale(acts + r * stride, K); }
-  const float* scaled_sum(i64 r) const { return act_scaled_sum(acts + r * stride, K); }
-  const int32_t* sum16(i64 r) const { return act_sum16(acts + r * stride, K); }
+  const ActGroup& group(i64 r, i64 b) const { return act_groups(acts + r * stride)[b]; }
   Rows from(i64 r) const { return {acts + r * stride, stride, K}; }
 };
 
@@ -69,8 +66,8 @@ inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], co
   using D = Dot<W::kMax, W::kZero, 4 * kEach>;
   D dot[R][NV];
   unroll<0, R>([&](auto r) OCTAVO_INLINE {
-    const int32_t* sum16 = rows.sum16(r.value) + b * 2;
-    const auto from = D::start_of(rows.x(r.value) + b * 32 + S * 16, kEach == 2 ? sum16[0] + sum16[1] : sum16[S]);
+    const ActGroup& acts = rows.group(r.value, b);
+    const auto from = D::start_of(acts.x + S * 16, kEach == 2 ? acts.sum16[0] + acts.sum16[1] : acts.sum16[S]);
     unroll<0, NV>([&](auto v) OCTAVO_INLINE { dot[r.value][v.value].start(from); });
   });
   // Quads q and q + 4 in turn: nibble formats hold both in one vector.
@@ -79,7 +76,7 @@ inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], co
     I w[NV];
     unroll<0, NV>([&](auto v) OCTAVO_INLINE { w[v.value] = W::template quad<q>(block, s, half(v.value)); });
     unroll<0, R>([&](auto r) OCTAVO_INLINE {
-      const Quad x = quad(rows.x(r.value) + b * 32 + q * 4);
+      const Quad x = quad(rows.group(r.value, b).x + q * 4);
       unroll<0, NV>([&](auto v) OCTAVO_INLINE { dot[r.value][v.value].template step<n.value>(w[v.value], x); });
     });
   });
@@ -87,13 +84,13 @@ inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], co
     const F d = W::d(block, s, half(v.value), S);
     unroll<0, R>([&](auto r) OCTAVO_INLINE {
       F& to = f[r.value][v.value];
-      to = fma(to_f(dot[r.value][v.value].total()), mul(d, set1(rows.scale(r.value)[b])), to);
+      to = fma(to_f(dot[r.value][v.value].total()), mul(d, set1(rows.group(r.value, b).scale)), to);
     });
     if constexpr (W::kMin) {
       const F m = W::m(block, s, half(v.value));
       unroll<0, R>([&](auto r) OCTAVO_INLINE {
         F& to = f[r.value][v.value];
-        to = fma(m, set1(rows.scaled_sum(r.value)[b]), to);
+        to = fma(m, set1(rows.group(r.value, b).scaled_sum), to);
       });
     }
   });

@@ -13,7 +13,7 @@ void quantize(const i64* args, const Run&, Tile& tile) {
   for (i64 r = 0; r < tile.rows; r += 16) {
     for (i64 c = 0; c < tile.cols; c += 32) {
       quantize_groups(tile.rows - r < 16 ? tile.rows - r : 16, [&](i64 i) {
-        return GroupPlace{tile.data + (r + i) * tile.ld + c, act_row(acts + (r + i) * stride, K), (tile.col0 + c) / 32};
+        return GroupPlace{tile.data + (r + i) * tile.ld + c, act_groups_of(acts + (r + i) * stride) + (tile.col0 + c) / 32};
       });
     }
   }

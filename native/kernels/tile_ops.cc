@@ -5,28 +5,41 @@
 OCTAVO_BEGIN
 namespace {
 
-// Calls body(row, column, n) for every run of n <= 16 columns of every row.
+// Lanes of a piece of 16 columns or, at the end of a row, fewer.
+struct Whole {
+  static inline simd::F load(const float* p) { return simd::load(p); }
+  static inline void store(float* p, simd::F v) { simd::store(p, v); }
+};
+struct Part {
+  i64 n;
+  inline simd::F load(const float* p) const { return simd::load_n(p, n); }
+  inline void store(float* p, simd::F v) const { simd::store_n(p, v, n); }
+};
+
+// Calls body(row, column, piece) for every 16 columns of every row.
 template <class Fn>
 inline void each_piece(const Tile& tile, const Fn& body) {
   for (i64 r = 0; r < tile.rows; r++) {
-    for (i64 c = 0; c < tile.cols; c += 16) body(r, c, tile.cols - c < 16 ? tile.cols - c : 16);
+    i64 c = 0;
+    for (; c + 16 <= tile.cols; c += 16) body(r, c, Whole{});
+    if (c < tile.cols) body(r, c, Part{tile.cols - c});
   }
 }
 
 // 0 ptr f32 [N]
 void bias(const i64* args, const Run&, Tile& tile) {
   const float* from = reinterpret_cast<const float*>(args[0]) + tile.col0;
-  each_piece(tile, [&](i64 r, i64 c, i64 n) {
+  each_piece(tile, [&](i64 r, i64 c, auto piece) {
     float* at = tile.data + r * tile.ld + c;
-    simd::store_n(at, simd::add(simd::load_n(at, n), simd::load_n(from + c, n)), n);
+    piece.store(at, simd::add(piece.load(at), piece.load(from + c)));
   });
 }
 
 // 0 ptr f32 1 ld
 void store(const i64* args, const Run&, Tile& tile) {
   float* to = reinterpret_cast<float*>(args[0]) + tile.row0 * args[1] + tile.col0;
-  each_piece(tile, [&](i64 r, i64 c, i64 n) {
-    simd::store_n(to + r * args[1] + c, simd::load_n(tile.data + r * tile.ld + c, n), n);
+  each_piece(tile, [&](i64 r, i64 c, auto piece) {
+    piece.store(to + r * args[1] + c, piece.load(tile.data + r * tile.ld + c));
   });
 }
 
@@ -34,9 +47,8 @@ void store(const i64* args, const Run&, Tile& tile) {
 void add(const i64* args, const Run&, Tile& tile) {
   const float* from = reinterpret_cast<const float*>(args[0]) + tile.row0 * args[1] + tile.col0;
   float* to = reinterpret_cast<float*>(args[2]) + tile.row0 * args[3] + tile.col0;
-  each_piece(tile, [&](i64 r, i64 c, i64 n) {
-    const simd::F sum = simd::add(simd::load_n(from + r * args[1] + c, n), simd::load_n(tile.data + r * tile.ld + c, n));
-    simd::store_n(to + r * args[3] + c, sum, n);
+  each_piece(tile, [&](i64 r, i64 c, auto piece) {
+    piece.store(to + r * args[3] + c, simd::add(piece.load(from + r * args[1] + c), piece.load(tile.data + r * tile.ld + c)));
   });
 }
 

@@ -75,7 +75,7 @@ static inline __m128i low16(I x) {  // 8 x 2 int32 -> 16 of their low bytes
   return _mm_unpacklo_epi64(lo, hi);
 }
 // The bias makes the bytes unsigned for vpsadbw: 16 times 128 too much in each sum.
-static inline void store_codes(int8_t* p, I x, I y, int32_t* sums) {
+static inline void store_half_codes(int8_t* p, I x, I y, int32_t* sums) {
   const __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(low16(x)), low16(y), 1);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
   __m256i s = _mm256_sad_epu8(_mm256_xor_si256(v, _mm256_set1_epi8(-128)), _mm256_setzero_si256());

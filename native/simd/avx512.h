@@ -38,15 +38,37 @@ static inline I loadi(const void* p) { return {_mm512_loadu_si512(p)}; }
 static inline void storei(void* p, I a) { _mm512_storeu_si512(p, a.v); }
 static inline I load_i8(const int8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
 static inline I load_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
-// The bias makes the bytes unsigned for vpsadbw: 16 times 128 too much in each sum.
-static inline void store_codes(int8_t* p, I a, I b, int32_t* sums) {
-  const __m128i low = _mm512_cvtepi32_epi8(a.v), high = _mm512_cvtepi32_epi8(b.v);
-  const __m256i v = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
-  __m256i s = _mm256_sad_epu8(_mm256_xor_si256(v, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
-  s = _mm256_add_epi64(s, _mm256_shuffle_epi32(s, 0x4e));
-  sums[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(s)) - 2048;
-  sums[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1)) - 2048;
+// Tables of 16 x 16 lanes are turned by merging neighbours: two shuffles bring what belongs together side by side.
+template <class Merge>
+static inline __m512i merge4(__m512i a, __m512i b, __m512i c, __m512i d, Merge merge) {
+  const __m512i x = merge(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i y = merge(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+  return merge(_mm512_unpacklo_epi64(x, y), _mm512_unpackhi_epi64(x, y));  // 4 lanes of 128 bits, each of a, b, c, d
+}
+static inline I most16(const I* v) {
+  const auto most = [](__m512i a, __m512i b) { return _mm512_max_epi32(a, b); };
+  __m512i q[4];
+  for (int i = 0; i < 4; i++) q[i] = merge4(v[4 * i].v, v[4 * i + 1].v, v[4 * i + 2].v, v[4 * i + 3].v, most);
+  const __m512i x = most(_mm512_shuffle_i32x4(q[0], q[1], 0x88), _mm512_shuffle_i32x4(q[0], q[1], 0xdd));
+  const __m512i y = most(_mm512_shuffle_i32x4(q[2], q[3], 0x88), _mm512_shuffle_i32x4(q[2], q[3], 0xdd));
+  return {most(_mm512_shuffle_i32x4(x, y, 0x88), _mm512_shuffle_i32x4(x, y, 0xdd))};
+}
+static inline I store_codes(int8_t* p, int8_t* q, I a, I b, I c, I d) {
+  const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(a.v, b.v), _mm512_packs_epi32(c.v, d.v));
+  // packs goes by lanes of 128 bits: word 4 * lane + n has bytes of vector n
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i v = _mm512_permutexvar_epi32(order, bytes);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), _mm512_extracti64x4_epi64(v, 1));
+  return {_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), v)};
+}
+static inline void sums16(const I* v, I& first, I& second) {
+  const auto sum = [](__m512i a, __m512i b) { return _mm512_add_epi32(a, b); };
+  // 4 lanes of 128 bits: first halves of even groups, second ones, those of odd groups
+  const __m512i x = merge4(v[0].v, v[1].v, v[2].v, v[3].v, sum), y = merge4(v[4].v, v[5].v, v[6].v, v[7].v, sum);
+  const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 16, 24, 17, 25, 18, 26, 19, 27);
+  first = {_mm512_permutex2var_epi32(x, order, y)};
+  second = {_mm512_permutex2var_epi32(x, _mm512_add_epi32(order, _mm512_set1_epi32(4)), y)};
 }
 
 static inline I widen_i8(const int8_t* p) {

@@ -76,7 +76,7 @@ static inline I load_u8(const uint8_t* p) {
 static inline void store_i8(int8_t* p, I a) {
   for (int i = 0; i < 16; i++) p[i] = static_cast<int8_t>(a.v[i / 4][i % 4]);
 }
-static inline void store_codes(int8_t* p, I a, I b, int32_t* sums) {
+static inline void store_half_codes(int8_t* p, I a, I b, int32_t* sums) {
   store_i8(p, a);
   store_i8(p + 16, b);
   sums[0] = sums[1] = 0;

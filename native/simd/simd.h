@@ -6,7 +6,9 @@
 // where a fma is written (it multiplies, then adds).
 //
 //   zero set1 seti zeroi iota            load store load_n store_n loadi storei load_bf16 store_bf16 load_f16 load_i8 load_u8
-//   store_codes(p, a, b, sums): low bytes of a, then of b, in -128..127; sums[0] and sums[1] are those of a and of b
+//   most16(v): lane i is the largest lane of v[i], of 16 vectors
+//   store_codes(p, q, a, b, c, d): lanes in -127..127 as bytes, a and b to p, c and d to q; gives sums that sums16(8 such
+//   results, first, second) puts in order: lane 2i is the sum of a (first) or b (second) of result i, lane 2i + 1 of c or d
 //   widen_i8 (32 int8 to 32 int16) store_i16 (16 lanes) dot_i16: lane l: acc + a[2l] * b[2l] + a[2l+1] * b[2l+1], exact
 //   add sub mul div min max abs neg sqrt fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b fma1 (of scalars) floor round
 //   min(a,b) is a<b?a:b and max(a,b) is a>b?a:b lane by lane, so a NaN in a gives b.
@@ -32,6 +34,30 @@
 
 OCTAVO_BEGIN
 namespace simd {
+
+#if !defined(__AVX512F__)
+static inline I most16(const I* v) {
+  alignas(64) int32_t most[16];
+  for (int i = 0; i < 16; i++) most[i] = reduce_max_i(v[i]);
+  return loadi(most);
+}
+static inline I store_codes(int8_t* p, int8_t* q, I a, I b, I c, I d) {
+  alignas(64) int32_t sums[16];
+  store_half_codes(p, a, b, sums);
+  store_half_codes(q, c, d, sums + 2);
+  return loadi(sums);
+}
+static inline void sums16(const I* v, I& first, I& second) {
+  alignas(64) int32_t sums[16], one[16], two[16];
+  for (int i = 0; i < 8; i++) {
+    storei(sums, v[i]);
+    one[2 * i] = sums[0], one[2 * i + 1] = sums[2];
+    two[2 * i] = sums[1], two[2 * i + 1] = sums[3];
+  }
+  first = loadi(one);
+  second = loadi(two);
+}
+#endif
 
 // e^x. x = n ln 2 + r, |r| <= ln 2 / 2; the Taylor series to r^7 leaves r^8 / 8! < 5.2e-9 of the value, so that rounding
 // dominates: at most 7.7e-8 of the value measured (portable 9.8e-8). ln 2 = hi + lo, hi has 10 bits, so n * hi is exact.

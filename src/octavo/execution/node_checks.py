@@ -32,6 +32,7 @@ from octavo.quantization.panels import PANEL, layout_named, pack_into, packed_by
 ORACLE, BOUND, EXACT, WHOLE = "scalar oracle, bit-equal", "the op's own bound", "exact", "the node as it is"
 BF16_EPS = 2.0**-9  # avx512bf16 rounds q and p of attention over bf16 pages
 ORACLE_PRODUCTS = 1 << 26  # multiply-adds per weight that the scalar oracle is asked for: it takes 3 ns each
+ACT_GROUP = np.dtype([("x", "i1", 32), ("scale", "f4"), ("scaled_sum", "f4"), ("sum16", "i4", 2)])  # native/kernel.h
 COLUMNS = 4096  # of a product that are bounded at a time: keeps float64 copies small
 
 Array = NDArray[Any]
@@ -286,7 +287,7 @@ class NodeChecks:
             value = node.origin.outputs[name]
             if value.dtype == "acts":
                 k = value.width
-                found.append(self._bytes(buffer, rows, act_row_bytes(k))[:, : k + k // GROUP * 8 + k // 16 * 4])
+                found.append(self._bytes(buffer, rows, act_row_bytes(k))[:, : k // GROUP * ACT_GROUP.itemsize])
             elif value.dtype == "f32":
                 found.append(self._floats(node, value, rows))
         for op in node.origin.nodes:
@@ -352,22 +353,21 @@ def quantized_bytes(rows: Any) -> NDArray[np.uint8]:
     """The reference's quantized rows (x int8 [M, K], scale [M, K / 32]) as bytes of native/kernel.h."""
     x, scale = rows.x.numpy(), rows.scale.numpy()
     count, k = x.shape
+    groups = np.zeros((count, k // GROUP), ACT_GROUP)
+    groups["x"] = x.reshape(count, -1, GROUP)
+    groups["scale"] = scale
+    groups["sum16"] = x.reshape(count, -1, 2, 16).sum(axis=3, dtype=np.int32)
+    groups["scaled_sum"] = scale * groups["sum16"].sum(axis=2).astype(np.float32)
     out = np.zeros((count, act_row_bytes(k)), np.uint8)
-    sums = x.reshape(count, k // 16, 16).astype(np.int32).sum(axis=2, dtype=np.int32)
-    scaled = scale * sums.reshape(count, -1, 2).sum(axis=2).astype(np.float32)
-    at = 0
-    for part in (x, scale, scaled.astype(np.float32), sums):
-        data = np.ascontiguousarray(part).view(np.uint8)
-        out[:, at : at + data.shape[1]] = data
-        at += data.shape[1]
+    out[:, : k // GROUP * ACT_GROUP.itemsize] = groups.view(np.uint8).reshape(count, -1)
     return out
 
 
 def dequantized(acts: NDArray[np.uint8], k: int) -> Floats:
     """[rows, K] float32 of quantized rows."""
-    x = acts[:, :k].view(np.int8).astype(np.float32).reshape(len(acts), -1, GROUP)
-    scale = np.ascontiguousarray(acts[:, k : k + k // GROUP * 4]).view(np.float32)
-    return (x * scale[:, :, None]).reshape(len(acts), k)
+    groups = np.ascontiguousarray(acts[:, : k // GROUP * ACT_GROUP.itemsize]).view(ACT_GROUP)
+    values: Floats = groups["x"] * groups["scale"][:, :, None]
+    return values.reshape(len(acts), k)
 
 
 def _weights(op: Node) -> tuple[str, ...]:

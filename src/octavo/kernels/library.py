@@ -65,7 +65,7 @@ def oracle_quantize(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     """[rows, K] -> quantized rows [rows, act_row_bytes(K)], as every kernel must give them; the padding is zero."""
     rows, k = x.shape
     source = np.ascontiguousarray(x, np.float32)
-    out = np.zeros((rows, (k + k // 32 * 8 + k // 16 * 4 + 63) // 64 * 64), np.uint8)
+    out = np.zeros((rows, (k // 32 * 48 + 63) // 64 * 64), np.uint8)
     for row in range(rows):
         _native.oracle_quantize_row(source[row].ctypes.data, k, out[row].ctypes.data)
     return out

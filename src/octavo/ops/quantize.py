@@ -32,5 +32,5 @@ def quantize(x: Value) -> Value:
 
 
 def act_row_bytes(k: int) -> int:
-    """Bytes of a quantized row: int8 x[K], float scale[K/32] and scaled_sum[K/32], int32 sum16[K/16], to 64."""
-    return (k + k // 32 * 8 + k // 16 * 4 + 63) // 64 * 64
+    """Bytes of a quantized row, to 64; a group: int8 x[32], float scale and scaled_sum, int32 sum16[2]."""
+    return (k // 32 * 48 + 63) // 64 * 64
