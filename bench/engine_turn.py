@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from octavo.config import resolve
-from octavo.engine.core import EngineCore, EngineLoop, tune_interpreter
+from octavo.engine.core import EngineCore
 from octavo.engine.flight_record import FlightRecord
+from octavo.engine.loop import EngineLoop, tune_interpreter
 from octavo.engine.messages import VERSION, Hello, Submit
 from octavo.engine.startup import set_up
 from octavo.engine.transport import Peer, SocketPort, frame

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from octavo.engine.core import EngineCore, EngineSetup
+from octavo.engine.core import Decoded, EngineCore, EngineSetup
 from octavo.engine.cost_model import CostModel
 from octavo.engine.messages import ChoiceOutput
 from octavo.engine.roster import MIN_PREFILL, SchedulerConfig
@@ -21,6 +21,11 @@ from octavo.speculation.proposer import NOTHING, Proposal
 from tests.engine.scripted_runner import ScriptedRunner, alone, chain, make_facts
 
 EOS = (0,)
+
+
+def items(given: list[ChoiceOutput] | Decoded) -> list[ChoiceOutput]:
+    """What a step gave, as an object for each choice."""
+    return given.items() if isinstance(given, Decoded) else given
 
 
 @dataclass
@@ -110,7 +115,7 @@ class Harness:
         step = core.scheduler.schedule()
         if step is not None:
             self._check_progress()
-            outputs += core.update(step, self.runner.run(step))
+            outputs += items(core.update(step, self.runner.run(step)))
         for output in outputs:
             self._take(output)
         return outputs
@@ -125,7 +130,7 @@ class Harness:
             return
         for victim in victims:
             self.abort(victim)
-        outputs += core.update(step, self.runner.run(step))
+        outputs += items(core.update(step, self.runner.run(step)))
         for output in outputs:
             self._take(output)
 

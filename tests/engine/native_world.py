@@ -13,6 +13,7 @@ from octavo.engine.cost_model import CostModel
 from octavo.engine.roster import SchedulerConfig
 from octavo.request import Request
 from octavo.sampling_params import SamplingParams
+from tests.engine.harness import items
 
 SECRET = b"s" * 32
 
@@ -68,7 +69,7 @@ def drive(core: EngineCore, requests: Iterable[Request], *, stagger: random.Rand
     while waiting or core.has_work:
         while waiting and (stagger is None or not core.has_work or stagger.random() < 0.4):
             core.submit(waiting.pop(0))
-        for output in core.step():
+        for output in items(core.step()):
             answer = answers.setdefault((output.request, output.choice), Answer())
             assert output.index == len(answer.token_ids)
             answer.token_ids += output.token_ids

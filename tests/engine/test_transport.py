@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from octavo import errors
 from octavo.engine import messages, transport
-from octavo.engine.core import EngineCore, EngineLoop
+from octavo.engine.client import EngineClient
+from octavo.engine.core import EngineCore
 from octavo.engine.flight_record import FlightRecord
+from octavo.engine.loop import EngineLoop
 from octavo.engine.messages import (
     MAX_FRAME,
     VERSION,
@@ -34,6 +36,7 @@ from octavo.engine.messages import (
     PromptOutput,
     Shutdown,
     Submit,
+    Tokens,
     decode_engine,
     decode_front,
     encode,
@@ -57,8 +60,22 @@ def test_messages_survive_the_wire():
     )  # fmt: skip
     for message in (Submit(3, REQUEST), Ask(3, 1, "stats"), Shutdown(3)):
         assert decode_front(encode(message)) == message
-    for message in (Outputs(3, 9, [output]), Hello(VERSION, 3, EngineInfo("m", 10, 20, (0,), "f", 30, ("line",)))):
+    columns = Tokens(3, 9, messages.pack_who([("a", 0), ("b", 1)]), [5, 6], [1, 2, 3, 4])
+    for message in (
+        Outputs(3, 9, [output]),
+        columns,
+        Hello(VERSION, 3, EngineInfo("m", 10, 20, (0,), "f", 30, ("line",))),
+    ):
         assert decode_engine(encode(message)) == message
+
+
+@pytest.mark.parametrize(
+    ("who", "indices", "ids"), [(b"\xc1", [0], [1]), ([("a", 0)], [0, 1], [1, 2]), ([("a", 0), ("b", 0)], [0, 0], [1])]
+)
+def test_columns_that_do_not_fit_are_broken_messages(who, indices, ids):
+    packed = who if isinstance(who, bytes) else messages.pack_who(who)
+    with pytest.raises(BrokenMessage):
+        EngineClient()._received(Tokens(0, 1, packed, indices, ids))
 
 
 def test_errors_survive_the_wire():
@@ -142,6 +159,16 @@ def receive(connection: socket.socket) -> object:
     return decode_engine(data[4:])
 
 
+def outputs(connection: socket.socket) -> list[tuple[int, list[int], FinishReason | None]]:
+    """(index, ids, finish) of the only request's outputs in the next message, in either of its shapes."""
+    message = receive(connection)
+    if isinstance(message, Tokens):
+        assert len(messages.unpack_who(message.who)) == len(message.indices) == 1
+        return [(message.indices[0], message.ids, None)]
+    assert isinstance(message, Outputs)
+    return [(item.index, item.token_ids, item.finish) for item in message.items]
+
+
 def wait_for(condition, seconds: float = 5.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -176,12 +203,12 @@ def test_a_request_over_a_plain_socket(served):
         assert isinstance(hello, Hello) and hello.version == VERSION and hello.info.vocab_size == 1000
         front.sendall(frame(Submit(1, request("r"))))
         ids: list[int] = []
-        finish = None
-        while finish is None:
-            for item in receive(front).items:
-                assert item.index == len(ids)
-                ids += item.token_ids
-                finish = item.finish
+        ended = False
+        while not ended:
+            for index, new, finish in outputs(front):
+                assert index == len(ids)
+                ids += new
+                ended = finish is not None
         assert len(ids) == 20 and finish is FinishReason.LENGTH
 
 
@@ -212,7 +239,7 @@ def test_broken_frames_end_their_own_connection_only(served, kind):
                 receive(bad)
         count = 0
         while count < 300:
-            count += sum(len(item.token_ids) for item in receive(good).items)
+            count += sum(len(ids) for _, ids, _ in outputs(good))
     wait_for(lambda: not served.core.roster.requests)  # the request of the broken front is aborted
 
 
@@ -260,7 +287,7 @@ def test_a_front_that_reads_nothing_is_let_go(served, monkeypatch):
         good.sendall(frame(Submit(1, request("good", 500))))
         count = 0
         while count < 500:
-            count += sum(len(item.token_ids) for item in receive(good).items)
+            count += sum(len(ids) for _, ids, _ in outputs(good))
         for number in range(30_000):
             try:
                 lazy.sendall(frame(Ask(1, number, "stats")))  # each gives an answer that is not read

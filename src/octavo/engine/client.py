@@ -29,6 +29,8 @@ from octavo.engine.messages import (
     Refused,
     Shutdown,
     Submit,
+    Tokens,
+    unpack_who,
 )
 from octavo.errors import ContextLengthExceeded, EngineDied, InvalidRequest, OctavoError, Unavailable
 from octavo.flow import items
@@ -158,6 +160,8 @@ class EngineClient:
         self._draining = False
         self._failed: OctavoError | None = None
         self._lost: Callable[[str], None] | None = None
+        self._who = b""  # of the last message in columns
+        self._rows: list[tuple[str, int]] = []  # what that says
 
     @classmethod
     async def in_process(cls, setup: EngineSetup) -> EngineClient:
@@ -321,15 +325,10 @@ class EngineClient:
     def _received(self, message: EngineMessage) -> None:
         if message.epoch != self._epoch:
             logs.get("client").warning("a message of epoch %d is dropped", message.epoch)
+        elif isinstance(message, Tokens):
+            self._push(self._items(message))
         elif isinstance(message, Outputs):
-            streams = self._streams
-            news = []
-            for item in message.items:
-                stream = streams.get(item.request)
-                if stream is not None and stream.push(item):
-                    news.append(stream)
-            for stream in news:  # once each, whatever the number of its choices
-                stream.tell()
+            self._push(message.items)
         elif isinstance(message, Refused):
             stream = self._streams.get(message.request)
             if stream is not None:
@@ -338,3 +337,24 @@ class EngineClient:
             answer = self._questions.get(message.number)
             if answer is not None and not answer.done():
                 answer.set_result(message.stats)
+
+    def _items(self, message: Tokens) -> list[ChoiceOutput]:
+        if message.who != self._who:
+            self._who, self._rows = message.who, unpack_who(message.who)
+        rows, ids, count = self._rows, message.ids, len(self._rows)
+        if len(message.indices) != count or len(ids) % max(1, count):
+            raise BrokenMessage(f"{len(message.indices)} indices and {len(ids)} ids for {count} rows")
+        return [
+            ChoiceOutput(name, choice, index, ids[at::count])
+            for at, ((name, choice), index) in enumerate(zip(rows, message.indices, strict=True))
+        ]
+
+    def _push(self, items: list[ChoiceOutput]) -> None:
+        streams = self._streams
+        news = []
+        for item in items:
+            stream = streams.get(item.request)
+            if stream is not None and stream.push(item):
+                news.append(stream)
+        for stream in news:  # once each, whatever the number of its choices
+            stream.tell()

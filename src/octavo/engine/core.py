@@ -1,50 +1,25 @@
-"""The engine: receive, schedule, run, update, send. It knows ids, never text, and no socket.
+"""The engine without a loop: submit and abort between steps, `step()` runs one and gives what is new.
 
-EngineCore is the engine without a loop: submit and abort between steps, `step()` runs one and gives what is new.
-EngineLoop is the loop around it, over a port: a socket in a process of its own, or queues of a thread beside the front.
+It knows ids, never text, and no socket; loop.py turns it.
 """
 
 from __future__ import annotations
 
-import gc
-import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
-from octavo import logs
 from octavo.engine import faults
 from octavo.engine.cost_model import CostModel
 from octavo.engine.flight_record import FlightRecord
-from octavo.engine.messages import (
-    VERSION,
-    Abort,
-    Answer,
-    Ask,
-    ChoiceOutput,
-    EngineInfo,
-    EngineMessage,
-    EngineStats,
-    ErrorRecord,
-    FrontMessage,
-    Hello,
-    Outputs,
-    PromptOutput,
-    Refused,
-    Shutdown,
-    Submit,
-)
+from octavo.engine.messages import Abort, ChoiceOutput, EngineInfo, EngineStats, PromptOutput
 from octavo.engine.roster import Roster, SchedulerConfig
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Place, Sequence
-from octavo.errors import InvalidRequest, OctavoError
+from octavo.errors import InvalidRequest
 from octavo.execution.step import ExecutionFacts, RowRun, RunResult, Step, StepResult
 from octavo.request import FinishReason, Request
-
-IDLE_SECONDS = 0.5  # an idle engine turns its loop this often, so that its progress word says that it is alive
-SWITCH_INTERVAL = 1e-4  # seconds: a native call gets the GIL back at once, not after 5 ms
-Peer = TypeVar("Peer")
 
 
 class StepRunner(Protocol):
@@ -68,6 +43,23 @@ class EngineSetup:
     summary: tuple[str, ...] = ()
     nodes: int = 1
     watch: Callable[[int], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a step of decode rows gave, in columns (messages.Tokens): nobody in it began or ended."""
+
+    members: list[Sequence]
+    indices: list[int]
+    ids: list[int]
+
+    def items(self) -> list[ChoiceOutput]:
+        """The same as an object for each choice."""
+        count = len(self.members)
+        return [
+            ChoiceOutput(sequence.request_id, sequence.choice, index, self.ids[at::count])
+            for at, (sequence, index) in enumerate(zip(self.members, self.indices, strict=True))
+        ]
 
 
 class EngineCore:
@@ -127,7 +119,7 @@ class EngineCore:
         """Forget every cached prefix; running sequences go on."""
         self.roster.cache.reset()
 
-    def step(self) -> list[ChoiceOutput]:
+    def step(self) -> list[ChoiceOutput] | Decoded:
         """Run one step. Gives the new ids of every choice, and what ended since the last one."""
         begin = time.perf_counter()
         outputs, self._ended = self._ended, []
@@ -142,9 +134,11 @@ class EngineCore:
         if self._flight is not None:
             self._flight.end()
         faults.point("core.before_update")
-        outputs += self.update(step, result)
+        given = self.update(step, result)
         self._engine_seconds += time.perf_counter() - begin - (after - before)
-        return outputs
+        if not outputs:
+            return given
+        return outputs + (given.items() if isinstance(given, Decoded) else given)
 
     def _record(self, step: Step) -> None:
         """The flight record says what is about to run, before it may kill us."""
@@ -152,7 +146,7 @@ class EngineCore:
             return
         draft = self.scheduler.flight
         assert draft is not None
-        if draft.members != self._recorded:
+        if draft.members != self._recorded:  # lists made anew in each step, of sequences that equal themselves alone
             self._recorded = draft.members
             self._flight.name([sequence.live.digest for sequence in draft.members])
         rows = step.rows
@@ -161,24 +155,53 @@ class EngineCore:
 
     # What a step gave
 
-    def update(self, step: Step, result: StepResult) -> list[ChoiceOutput]:
+    def update(self, step: Step, result: StepResult) -> list[ChoiceOutput] | Decoded:
         """Take the results of the step in flight into its sequences; gives their outputs."""
         draft = self.scheduler.step_done()
-        outputs: list[ChoiceOutput] = []
+        outputs: list[ChoiceOutput] | Decoded = []
+        columns = result.columns
         if result.aborted:
             self.scheduler.step_stopped(draft)
         else:
-            tokens = self.roster.cache.block_tokens
-            for sequence, run, given in zip(draft.members, step.runs, result.runs, strict=True):
-                output = self._advance(sequence, run, given)
-                if output is not None:
-                    outputs.append(output)
-                if sequence.place is Place.RUNNING and sequence.computed // tokens > run.start // tokens:
-                    self.roster.cache.commit(sequence)
+            if columns is None or columns.finished or any([sequence.silent for sequence in draft.members]):
+                outputs = self._advance_each(draft.members, step, result)
+            else:
+                outputs = self._decode(draft.members, columns.ids)
             self._observe(step, result)
+        if self._waiting_aborts:
+            self._abort_waiting()
+        return outputs
+
+    def _abort_waiting(self) -> None:
         for abort in self._waiting_aborts:
             self.abort(abort.request, abort.choice)
         self._waiting_aborts.clear()
+
+    def _decode(self, members: list[Sequence], ids: list[int]) -> Decoded:
+        """The common step: a row of each, and nobody has begun or ended."""
+        count, tokens = len(members), self.roster.cache.block_tokens
+        loops = len(ids) // count
+        indices = []
+        for at, sequence in enumerate(members):
+            indices.append(sequence.emitted)
+            sequence.emitted += loops
+            sequence.ids += ids[at::count]
+            before = sequence.computed
+            sequence.computed = after = before + loops
+            if after // tokens > before // tokens:
+                self.roster.cache.commit(sequence)
+        self._generated += len(ids)
+        return Decoded(members, indices, ids)
+
+    def _advance_each(self, members: list[Sequence], step: Step, result: StepResult) -> list[ChoiceOutput]:
+        outputs = []
+        tokens = self.roster.cache.block_tokens
+        for sequence, run, given in zip(members, step.runs, result.runs, strict=True):
+            output = self._advance(sequence, run, given)
+            if output is not None:
+                outputs.append(output)
+            if sequence.place is Place.RUNNING and sequence.computed // tokens > run.start // tokens:
+                self.roster.cache.commit(sequence)
         return outputs
 
     def _advance(self, sequence: Sequence, run: RowRun, given: RunResult) -> ChoiceOutput | None:
@@ -189,28 +212,14 @@ class EngineCore:
             self._learn(sequence, run, given)
             if given.broken:
                 return None
-        ids = given.token_ids
-        sequence.computed = run.start + run.count - len(run.draft) + max(0, len(ids) - 1)
+        ids, finish, stop = _until_end(sequence, given.token_ids)
+        kept = len(ids)
+        sequence.computed = run.start + run.count - len(run.draft) + max(0, kept - 1)
         if given.prompt_logprobs is not None and sequence.prompt_logprobs is not None:
             sequence.prompt_logprobs += given.prompt_logprobs
             sequence.next_logprob += len(given.prompt_logprobs)
         if not run.sample:
             return None
-        known = len(sequence.ids)
-        stop = None
-        kept = 0
-        finish: FinishReason | None = None
-        for token in ids:
-            kept += 1
-            if token in sequence.stop_ids:
-                finish, stop = FinishReason.STOP, token
-                break
-            if known + kept >= sequence.length_limit:
-                finish = FinishReason.LENGTH
-                break
-        if kept < len(ids):  # the executor leaves its loop at the end of a sequence; ids after it count for nothing
-            ids = ids[:kept]
-            sequence.computed = run.start + run.count - len(run.draft) + kept - 1
         sequence.ids += ids
         self._generated += kept
         if sequence.silent:
@@ -219,7 +228,7 @@ class EngineCore:
             output.stop_id = stop
             if sequence.live.held:
                 self.roster.prompt_done(sequence)
-        else:  # nearly all; it looks at nothing but the sequence, as what it looks at comes from memory
+        else:
             logprobs = given.logprobs and given.logprobs[:kept]
             output = ChoiceOutput(sequence.request_id, sequence.choice, sequence.emitted, ids, logprobs, finish, stop)
         sequence.emitted += kept
@@ -306,88 +315,13 @@ class EngineCore:
         )
 
 
-class Port(Protocol, Generic[Peer]):
-    """Where messages come from and go to. A peer is one front."""
-
-    def receive(self, timeout: float) -> Iterable[tuple[Peer, FrontMessage | None]]:
-        """Messages that have come, waiting up to `timeout` seconds for the first; None: this peer is gone."""
-
-    def send(self, peer: Peer, message: EngineMessage) -> None:
-        """Send; a peer that is gone is no error."""
-
-    def greet(self, message: EngineMessage) -> None:
-        """What every peer is told first, those to come too."""
-
-
-def tune_interpreter() -> None:
-    """After start: what lives now lives for good, so collections skip it; and the GIL changes hands quickly."""
-    gc.collect()
-    gc.freeze()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-
-
-class EngineLoop(Generic[Peer]):
-    """Receive, step, send, until a Shutdown."""
-
-    def __init__(self, core: EngineCore, port: Port[Peer], flight: FlightRecord) -> None:
-        self.core = core
-        self._port = port
-        self._flight = flight
-        self._owner: dict[str, Peer] = {}  # request -> the front that sent it
-        self._running = True
-
-    def serve(self, alive: Callable[[], bool] = lambda: True) -> None:
-        """Turn until a Shutdown comes, or `alive` says that nobody is left to serve."""
-        self._port.greet(Hello(VERSION, self.core.epoch, self.core.info))
-        logs.get("engine").debug("epoch %d is ready", self.core.epoch)
-        while self._running and alive():
-            self.turn(0.0 if self.core.has_work else IDLE_SECONDS)
-
-    def turn(self, timeout: float) -> None:
-        """Take what has come, run one step, send what is new."""
-        self._flight.advance()
-        for peer, message in self._port.receive(timeout):
-            self._take(peer, message)
-        if self.core.has_work and self._running:
-            self._send(self.core.step())
-
-    def _take(self, peer: Peer, message: FrontMessage | None) -> None:
-        core = self.core
-        if message is None:
-            for request_id in [r for r, owner in self._owner.items() if owner == peer]:
-                core.abort(request_id)
-        elif message.epoch != core.epoch:
-            logs.get("engine").warning("a message of epoch %d is dropped", message.epoch)
-        elif isinstance(message, Submit):
-            self._submit(peer, message.request)
-        elif isinstance(message, Abort):
-            if self._owner.get(message.request) == peer:
-                core.abort(message.request, message.choice)
-        elif isinstance(message, Ask):
-            if message.what == "reset_prefix_cache":
-                core.reset_prefix_cache()
-            self._port.send(peer, Answer(core.epoch, message.number, core.stats()))
-        else:
-            assert isinstance(message, Shutdown)
-            self._running = False
-
-    def _submit(self, peer: Peer, request: Request) -> None:
-        try:
-            self.core.submit(request)
-        except OctavoError as error:
-            self._port.send(peer, Refused(self.core.epoch, request.request_id, ErrorRecord.of(error)))
-        else:
-            self._owner[request.request_id] = peer
-
-    def _send(self, outputs: list[ChoiceOutput]) -> None:
-        owner, live = self._owner, self.core.roster.requests
-        batches: dict[Peer, list[ChoiceOutput]] = {}
-        ended = []
-        for output in outputs:
-            batches.setdefault(owner[output.request], []).append(output)
-            if output.finish is not None and output.request not in live:
-                ended.append(output.request)
-        for peer, items in batches.items():
-            self._port.send(peer, Outputs(self.core.epoch, self.core.scheduler.number, items))
-        for request in ended:
-            owner.pop(request, None)
+def _until_end(sequence: Sequence, ids: list[int]) -> tuple[list[int], FinishReason | None, int | None]:
+    """The ids up to the end of the sequence, if it is among them; why it ended, and the stop id. The executor leaves
+    its loop at the end of a sequence; ids after it count for nothing."""
+    known = len(sequence.ids)
+    for kept, token in enumerate(ids, 1):
+        if token in sequence.stop_ids:
+            return ids[:kept], FinishReason.STOP, token
+        if known + kept >= sequence.length_limit:
+            return ids[:kept], FinishReason.LENGTH, None
+    return ids, None, None

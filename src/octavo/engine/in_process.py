@@ -14,8 +14,9 @@ import threading
 from collections.abc import Callable
 
 from octavo import logs
-from octavo.engine.core import SWITCH_INTERVAL, EngineCore, EngineLoop, EngineSetup
+from octavo.engine.core import EngineCore, EngineSetup
 from octavo.engine.flight_record import FlightRecord
+from octavo.engine.loop import SWITCH_INTERVAL, EngineLoop
 from octavo.engine.messages import VERSION, Dead, EngineMessage, FrontMessage, Hello, Shutdown
 
 

@@ -6,7 +6,7 @@ about a request carries its id, and outputs the choice and the index of their fi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -16,7 +16,8 @@ from octavo.execution.step import TokenLogprobs
 from octavo.request import FinishReason, Request
 from octavo.stats import StepStats
 
-VERSION = 1
+T = TypeVar("T")
+VERSION = 2
 MAX_FRAME = 32 << 20  # bytes: 2^20 allowed ids and a prompt of 10^6 ids take about 10 MiB
 
 
@@ -187,6 +188,18 @@ class Outputs(msgspec.Struct, tag=True, frozen=True):
     items: list[ChoiceOutput]
 
 
+class Tokens(msgspec.Struct, tag=True, frozen=True):
+    """What a step of decode rows gave, in columns: nobody in it began or ended. who: `pack_who` of the rows' choices,
+    the same bytes as long as the same rows run. indices: position of each row's first id in its choice's emitted ids.
+    ids: of all rows, for one step of the loop after the other."""
+
+    epoch: int
+    step: int
+    who: bytes
+    indices: list[int]
+    ids: list[int]
+
+
 class Answer(msgspec.Struct, tag=True, frozen=True):
     epoch: int
     number: int
@@ -201,11 +214,12 @@ class Dead(msgspec.Struct, tag=True, frozen=True):
 
 
 FrontMessage = Submit | Abort | Ask | Shutdown
-EngineMessage = Hello | Failed | Refused | Outputs | Answer | Dead
+EngineMessage = Hello | Failed | Refused | Outputs | Tokens | Answer | Dead
 
 _encoder = msgspec.msgpack.Encoder()
-_from_front = msgspec.msgpack.Decoder(FrontMessage)
-_from_engine = msgspec.msgpack.Decoder(EngineMessage)
+_from_front: msgspec.msgpack.Decoder[FrontMessage] = msgspec.msgpack.Decoder(FrontMessage)
+_from_engine: msgspec.msgpack.Decoder[EngineMessage] = msgspec.msgpack.Decoder(EngineMessage)
+_who = msgspec.msgpack.Decoder(list[tuple[str, int]])
 
 
 class BrokenMessage(Exception):
@@ -218,15 +232,25 @@ def encode(message: FrontMessage | EngineMessage) -> bytes:
 
 def decode_front(data: bytes | bytearray | memoryview) -> FrontMessage:
     """A message of the front. BrokenMessage if it is none."""
-    return _decode(_from_front, data)  # type: ignore[no-any-return]
+    return _decode(_from_front, data)
 
 
 def decode_engine(data: bytes | bytearray | memoryview) -> EngineMessage:
     """A message of the engine. BrokenMessage if it is none."""
-    return _decode(_from_engine, data)  # type: ignore[no-any-return]
+    return _decode(_from_engine, data)
 
 
-def _decode(decoder: Any, data: bytes | bytearray | memoryview) -> Any:
+def pack_who(rows: list[tuple[str, int]]) -> bytes:
+    """(request, choice) of each row of a Tokens message."""
+    return _encoder.encode(rows)
+
+
+def unpack_who(data: bytes) -> list[tuple[str, int]]:
+    """The rows again. BrokenMessage if it is nothing of the kind."""
+    return _decode(_who, data)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[T], data: bytes | bytearray | memoryview) -> T:
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, OctavoError, UnicodeDecodeError, OverflowError, RecursionError) as error:

@@ -18,8 +18,9 @@ import msgspec
 
 from octavo import logs
 from octavo.engine import faults
-from octavo.engine.core import EngineCore, EngineLoop, EngineSetup, tune_interpreter
+from octavo.engine.core import EngineCore, EngineSetup
 from octavo.engine.flight_record import FlightRecord
+from octavo.engine.loop import EngineLoop, tune_interpreter
 from octavo.engine.messages import Boot, ErrorRecord, Failed
 from octavo.engine.transport import Peer, SocketPort
 from octavo.errors import OctavoError

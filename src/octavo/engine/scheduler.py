@@ -66,6 +66,44 @@ class Scheduler:
         if not (roster.running or roster.queue or roster.resumable or roster.forks):
             return None
         draft = Draft()
+        loop = self._decode_all(draft) or self._mixed(draft)
+        self.number += 1
+        self.flight = draft
+        draft.closes, roster.closes = roster.closes, []
+        return Step(
+            self.number, tuple(draft.runs), tuple(draft.opens), tuple(draft.closes), tuple(draft.pages),
+            tuple(draft.zero_pages), tuple(draft.copy_pages), loop,
+        )  # fmt: skip
+
+    def _decode_all(self, draft: Draft) -> int:
+        """The common step: a row of each running sequence, where all decode, nobody waits and nobody guesses. How many
+        decode steps may run natively; 0, and nothing has been done, where it is not so."""
+        roster = self.roster
+        if not roster.running or roster.config.proposer or self._zero_again:
+            return 0
+        if roster.queue or roster.resumable or roster.forks:
+            return 0
+        keys, left, short = 0, roster.config.run_ahead, []
+        runs = []
+        for sequence in roster.running:  # once, and little of each: it comes from memory
+            known, start = len(sequence.ids), sequence.computed
+            if known - start != 1 or sequence.next_logprob < sequence.prompt_len:
+                return 0
+            keys += known
+            if sequence.length_limit - known < left:
+                left = sequence.length_limit - known
+            if sequence.room - start < roster.config.run_ahead:
+                short.append(sequence)
+            runs.append(RowRun(sequence.slot, start, 1, True))
+        if not self._reserve(short, 1, draft):
+            return 0
+        draft.members, draft.runs = roster.running[:], runs
+        self._full = False
+        return self._ahead(short, left, len(runs), keys, draft)
+
+    def _mixed(self, draft: Draft) -> int:
+        """A step of whatever there is to do; how many decode steps may run natively."""
+        roster = self.roster
         self._full = False
         decodes = keys = chunks = 0
         for sequence in roster.running:
@@ -84,16 +122,10 @@ class Scheduler:
         if not preempted and not self._zero_again:  # a repeated step has pages enough to zero
             self._admit(draft, budget)
         loop = self._run_ahead(draft, keys) if budget.given == 0 and draft.runs else 1
-        self.number += 1
-        self.flight = draft
-        draft.closes, roster.closes = roster.closes, []
         if self._zero_again:
             draft.zero_pages = list(dict.fromkeys(self._zero_again + draft.zero_pages))
             self._zero_again = []
-        return Step(
-            self.number, tuple(draft.runs), tuple(draft.opens), tuple(draft.closes), tuple(draft.pages),
-            tuple(draft.zero_pages), tuple(draft.copy_pages), loop,
-        )  # fmt: skip
+        return loop
 
     def _run_running(self, draft: Draft, budget: _Budget) -> bool:
         """Rows for running sequences, best first. True if one had to give up its blocks."""
@@ -298,28 +330,32 @@ class Scheduler:
         waits = self.roster.queue or self.roster.resumable or self.roster.forks
         if waits and not self._full:
             return 1
-        rows = len(draft.runs)
-        if rows != len(self.roster.running):
+        if len(draft.runs) != len(self.roster.running):
             return 1
-        predicted = self.cost.predict(rows, keys, prefill=False)
-        loop = min(self.roster.config.run_ahead, max(1, int(RUN_AHEAD_SECONDS / predicted)))
+        left = self.roster.config.run_ahead
         for sequence, run in zip(draft.members, draft.runs, strict=True):
-            left = sequence.length_limit - len(sequence.ids)
-            if left < loop:
-                loop = left
+            left = min(left, sequence.length_limit - len(sequence.ids))
             if run.count != 1 or not run.sample or (sequence.drafter is not None and sequence.drafter.copying):
                 return 1
-        short = [sequence for sequence in draft.members if sequence.computed + loop > sequence.room]
-        while loop > 1:
-            missing = sum(self.cache.shortage(sequence, sequence.computed + loop) for sequence in short)
-            if missing <= self.cache.pool.available:
-                break
+        return self._ahead(draft.members, left, len(draft.runs), keys, draft)
+
+    def _ahead(self, short: list[Sequence], left: int, rows: int, keys: int, draft: Draft) -> int:
+        """At most `left` steps of `rows` decode rows, with their blocks; `short`: who may lack some for them."""
+        loop = min(left, max(1, int(RUN_AHEAD_SECONDS / self.cost.predict(rows, keys, prefill=False))))
+        while loop > 1 and not self._reserve(short, loop, draft):
             loop //= 2
-        if loop <= 1:
-            return 1
-        for sequence in short:
-            self.cache.grow(sequence, sequence.computed + loop, draft)
-        return loop
+        return max(1, loop)
+
+    def _reserve(self, sequences: list[Sequence], steps: int, draft: Draft) -> bool:
+        """Blocks for so many steps of each, or False and nothing changed."""
+        missing = 0
+        for sequence in sequences:
+            missing += self.cache.shortage(sequence, sequence.computed + steps)
+        if missing > self.cache.pool.available:
+            return False
+        for sequence in sequences:
+            self.cache.grow(sequence, sequence.computed + steps, draft)
+        return True
 
     # A step has ended
 

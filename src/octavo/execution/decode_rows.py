@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from octavo.execution.step import ExecutionFacts, RowRun, RunResult
+from octavo.execution.step import Columns, ExecutionFacts, RowRun
 
 
 class DecodeRows:
@@ -74,9 +74,6 @@ class DecodeRows:
         """That the rows saw in the last of so many steps of a loop."""
         return sum(self._positions) + len(self._positions) * max(loops, 1) if self._visible else 0
 
-    def results(self, loops: int) -> tuple[RunResult, ...]:
-        """The sampled ids of each run; none had logprobs or a logit that is not finite."""
-        slots = self._slots
-        count = len(slots)
-        tokens = self._out_token[: count * loops].tolist()
-        return tuple([RunResult(slot, tokens[at::count]) for at, slot in enumerate(slots)])
+    def results(self, loops: int, finished: bool) -> Columns:
+        """The sampled ids; no row had logprobs or a logit that is not finite."""
+        return Columns(self._slots, self._out_token[: len(self._slots) * loops].tolist(), finished)

@@ -21,6 +21,7 @@ from octavo.execution.step import ExecutionFacts, RowRun, RunResult, SlotOpen, S
 from octavo.sampling_params import SamplingParams, pack_bad_words
 from octavo.stats import StepStats
 
+FINISHED = 1  # `left_because` of a step after which a sequence is at its end
 REJECTED = 3  # status of a row behind a draft that was not sampled
 H = {name: i for i, name in enumerate(HEADER)}
 _SAID = struct.Struct("=9q")  # header words from `epoch` on: what a step says to native code, in one go
@@ -75,9 +76,11 @@ class Runner:
         native = time.perf_counter()
         finished = self._executor.execute() if rows or step.zero_pages or step.copy_pages else True
         native = time.perf_counter() - native
-        loops, _, nonfinite = _DONE.unpack_from(self._words, H["loops_done"] * 8)
+        loops, left_because, nonfinite = _DONE.unpack_from(self._words, H["loops_done"] * 8)
+        columns = None
+        runs: tuple[RunResult, ...] = ()
         if decodes and not self._wants_logprobs and not nonfinite:
-            runs = self._decodes.results(loops)
+            columns = self._decodes.results(loops, left_because == FINISHED)
         else:
             runs = self._results(step, logit_rows, loops)
         if decodes:
@@ -85,7 +88,7 @@ class Runner:
         else:
             split, keys = _split(step.runs, runs), self._visible_keys(rows)
         stats = self._stats(step, rows, split, loops, keys, native, begin)
-        return StepResult(step.number, runs, stats, not finished and loops == 0)
+        return StepResult(step.number, runs, stats, not finished and loops == 0, columns)
 
     # -- the slot table ------------------------------------------------------------------------------------------------
 

@@ -100,18 +100,37 @@ class RunResult(msgspec.Struct):
     logprobs: list[TokenLogprobs] | None = None  # one per token id, when the request asked for them
     prompt_logprobs: list[TokenLogprobs] | None = None  # for the positions that RowRun.prompt_logprobs_from names
     nonfinite: bool = False  # the row had a NaN or infinite logit: the request must end with an error
-    broken: bool = (
-        False  # the same in a run with drafts, which then gave nothing: they may be to blame, and its KV is bad
-    )
+    # The same in a run with drafts, which then gave nothing: they may be to blame, and its KV is bad.
+    broken: bool = False
+
+
+class Columns(msgspec.Struct, frozen=True):
+    """What single sampled rows gave, without an object for each: the ids of all runs, in order, for one step of the
+    loop after the other. finished: a sequence has come to its end with its last id; else none has."""
+
+    slots: list[int]
+    ids: list[int]
+    finished: bool
+
+    def runs(self) -> tuple[RunResult, ...]:
+        """The same as an object for each run."""
+        count = len(self.slots)
+        return tuple([RunResult(slot, self.ids[at::count]) for at, slot in enumerate(self.slots)])
 
 
 class StepResult(msgspec.Struct, frozen=True):
-    """Results in the order of Step.runs. aborted: the step was stopped inside and committed nothing."""
+    """Results in the order of Step.runs. aborted: the step was stopped inside and committed nothing. columns: in place
+    of `given`, where every run was a plain decode row."""
 
     number: int
-    runs: tuple[RunResult, ...]
+    given: tuple[RunResult, ...]
     stats: StepStats
     aborted: bool = False
+    columns: Columns | None = None
+
+    @property
+    def runs(self) -> tuple[RunResult, ...]:
+        return self.given if self.columns is None else self.columns.runs()
 
 
 @dataclass(frozen=True)
