@@ -283,7 +283,8 @@ class AsyncLLM:
 
 def _is_short(chat: ChatRequest) -> bool:
     """The model's own template renders it in less time than a thread takes to start on it (0.2 ms)."""
-    if chat.chat_template is not None or chat.chat_template_kwargs or len(chat.messages) > INLINE_MESSAGES:
+    more = chat.chat_template_kwargs or chat.tools or chat.documents
+    if chat.chat_template is not None or more or len(chat.messages) > INLINE_MESSAGES:
         return False
     texts = [text for message in chat.messages if isinstance(text := message.get("content"), str)]
     return len(texts) == len(chat.messages) and sum(map(len, texts)) <= INLINE_CHARACTERS

@@ -69,8 +69,10 @@ class LLM:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[RequestOutput]:
-        """Answer a conversation (a list of {"role", "content"}) or a list of conversations."""
+        """Answer a conversation (a list of {"role", "content"}) or a list of conversations. tools: functions that the
+        model is told of; its calls come as text, as it writes them."""
         listed: Sequence[Messages] = [messages] if messages and isinstance(messages[0], Mapping) else messages  # type: ignore[assignment, list-item]
         params = self._params(sampling_params, len(listed))
         calls = [
@@ -82,6 +84,7 @@ class LLM:
                     continue_final_message,
                     chat_template,
                     chat_template_kwargs or {},
+                    tools or (),
                 )
             )
             for each, param in zip(listed, params, strict=True)

@@ -23,14 +23,19 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A conversation as the user sent it. `messages`: dicts with role and content in the shape of the OpenAI API."""
+    """A conversation as the user sent it. `messages`: dicts with role and content in the shape of the OpenAI API.
+
+    chat_template: a name among the model's, or one that was sent along (rendered in a killable worker only).
+    """
 
     messages: Sequence[Mapping[str, Any]]
     params: SamplingParams
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    chat_template: str | None = None  # sent with the request: rendered in a killable worker only
+    chat_template: str | None = None
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    tools: Sequence[Mapping[str, Any]] = ()  # functions the model may call, as in the OpenAI API
+    documents: Sequence[Mapping[str, Any]] = ()  # what to answer from: objects with title and text
 
 
 @dataclass(frozen=True)

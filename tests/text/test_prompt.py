@@ -1,20 +1,16 @@
-"""Prompts against transformers' apply_chat_template; roles and shapes of messages; templates that attack."""
+"""Prompts against transformers' apply_chat_template; roles and shapes of messages; names of templates."""
 
 import functools
-import pathlib
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import tokenizers
 
-from octavo.errors import InvalidRequest, UnsupportedModel
+from octavo.errors import InvalidRequest
 from octavo.request import ChatRequest
 from octavo.sampling_params import SamplingParams
 from octavo.text.prompt import DEFAULT_TEMPLATE, PromptTemplate
-from octavo.text.template import Fault, Template, TemplateFailed
-from octavo.text.template_worker import TemplateWorker
+from octavo.text.template import Template
 from octavo.tokenizer.tokenizer import Tokenizer
 from tests.tokenizer.vocabularies import QWEN, SMOLLM2, metadata, sentencepiece
 
@@ -68,13 +64,6 @@ def of_model(name: str) -> PromptTemplate:
 
 def of_source(source: str) -> PromptTemplate:
     return PromptTemplate({"default": source}, {"bos_token": "<s>", "eos_token": "</s>"})
-
-
-@pytest.fixture(scope="module")
-def worker() -> Iterator[TemplateWorker]:
-    worker = TemplateWorker()
-    yield worker
-    worker.close()
 
 
 @pytest.mark.parametrize("name", [SMOLLM2, QWEN])
@@ -166,10 +155,27 @@ def test_several_system_messages_are_merged_where_the_template_refuses_them() ->
     assert of_source(strict).render_messages(messages).text == "system=a\n\nb;user=Hello;user=Hello;"
     lenient = "{% for m in messages %}{{ m.role }}={{ m.content }};{% endfor %}"
     assert of_source(lenient).render_messages(messages).text == "system=a;user=Hello;system=b;user=Hello;"
-    with pytest.raises(InvalidRequest, match="no systems") as error:
-        of_source(
-            "{% if messages[0].role == 'system' %}{{ raise_exception('no systems') }}{% endif %}"
-        ).render_messages(messages)
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no systems') }}{% endif %}"
+    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('must alternate') }}{% endif %}"
+    "{{ m.role }}={{ m.content }};{% endfor %}"
+)
+
+
+def test_system_messages_join_the_first_user_turn_where_the_template_knows_none() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    template = of_source(NO_SYSTEM)
+    assert template.render_messages([system, USER]).text == "user=Be brief.\n\nHello;"
+    later = [USER, {"role": "assistant", "content": "Hi"}, {"role": "developer", "content": "Be kind."}, USER]
+    text = template.render_messages([system, *later]).text
+    assert text == "user=Be brief.\n\nBe kind.\n\nHello;assistant=Hi;user=Hello;"
+    assert template.render_messages([system]).text == "user=Be brief.;"
+    continued = template.render_messages([system, USER, {"role": "assistant", "content": "To be"}])
+    assert continued.text == "user=Be brief.\n\nHello;assistant=To be" and continued.continued
+    with pytest.raises(InvalidRequest, match="no systems") as error:  # what it said of the messages as they came
+        template.render_messages([system, USER, USER])
     assert error.value.param == "messages"
 
 
@@ -252,127 +258,62 @@ def test_requests() -> None:
     assert PromptTemplate.of_tokenizer(base, allow_default=False).kind is None
 
 
+def test_content_as_parts_where_the_template_reads_parts() -> None:
+    typed = "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}"
+    both = (
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+        "<{{ p.text }}>{% endfor %}{% endif %}{% endfor %}"
+    )
+    plain = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    parts = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "input_text", "text": "b"}]}]
+    for source, as_parts, as_string in ((typed, "<a><b>", "<x>"), (both, "<a><b>", "x"), (plain, "a\nb", "x")):
+        template = of_source(source)
+        assert template.render_messages(parts).text == as_parts
+        assert template.render_messages([{"role": "user", "content": "x"}]).text == as_string
+        last = [{"role": "assistant", "content": parts[0]["content"]}]
+        assert template.render_messages(last).text.endswith("b") and template.render_messages(last).continued
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ c.function.arguments | tojson }}", '{"x": [1, null], "é": "b"}'),
+        ("{{ c.function.arguments }}", '{"x": [1, null], "é": "b"}'),
+        ("{{ '' + c.function.arguments }}", '{"x": [1, null], "é": "b"}'),
+    ],
+)
+@pytest.mark.parametrize("content", ["m.content is none", "m.content is not defined", "m.content == ''"])
+def test_tool_calls_in_the_shape_that_the_template_prints(source: str, expected: str, content: str) -> None:
+    shown = "{% if " + content + " %}{% for c in m.tool_calls %}" + source + "{% endfor %}{% endif %}"
+    template = of_source("{% for m in messages %}{% if m.tool_calls %}" + shown + "{% endif %}{% endfor %}")
+    for arguments in ('{"x": [1, null], "é": "b"}', {"x": [1, None], "é": "b"}):
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        messages = [
+            USER,
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "1"},
+        ]
+        assert template.render_messages(messages, tools=[TOOL]).text == expected
+
+
+def test_documents() -> None:
+    template = of_source(
+        "{% for d in documents or [] %}{{ d.title }}:{{ d.text }};{% endfor %}{{ messages[0].content }}"
+    )
+    request = ChatRequest([USER], SamplingParams(), documents=[{"title": "A", "text": "b"}])
+    assert template.render(request) == "A:b;Hello" and template.render(ChatRequest([USER], SamplingParams())) == "Hello"
+    told = of_model(QWEN).render(ChatRequest([USER], SamplingParams(), tools=[TOOL]))
+    assert told == oracle(QWEN).apply_chat_template([USER], tools=[TOOL], tokenize=False, add_generation_prompt=True)
+
+
 def test_named_templates() -> None:
+    named = PromptTemplate({"default": "plain", "rag": "from {{ documents | length }}"}, {})
+    prompt = named.render_messages([USER], chat_template="rag", documents=[{"text": "a"}])
+    assert (prompt.text, prompt.template) == ("from 1", "model")
+    only = PromptTemplate({"chat": "the only one"}, {})
+    assert only.render_messages([USER]).text == "the only one" and only.kind == "model"
     template = PromptTemplate({"default": "plain", "tool_use": "with {{ tools | length }}"}, {})
     assert (
         template.render_messages([USER]).text == "plain"
         and template.render_messages([USER], tools=[TOOL]).text == "with 1"
     )
-
-
-OPEN = "open('MARKER', 'w')"
-ESCAPES = [
-    # CVE-2024-34359
-    "{% for x in ().__class__.__base__.__subclasses__() %}{% if 'warning' in x.__name__ %}"
-    "{{ x()._module.__builtins__['__import__']('os').popen('touch MARKER') }}{% endif %}{% endfor %}",
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "{{ cycler.__init__.__globals__.os.popen('touch MARKER').read() }}",
-    "{{ joiner.__init__.__globals__.os.system('touch MARKER') }}",
-    "{{ lipsum.__globals__['os'].popen('touch MARKER').read() }}",
-    "{{ namespace.__init__.__globals__['os'].system('touch MARKER') }}",
-    "{{ raise_exception.__globals__.__builtins__." + OPEN + " }}",
-    "{{ strftime_now.__globals__['__builtins__']." + OPEN + " }}",
-    "{{ dict.__class__.__init__.__globals__.__builtins__." + OPEN + " }}",
-    "{{ self.__init__.__globals__.__builtins__." + OPEN + " }}",
-    "{{ self._TemplateReference__context.environment.from_string('x').root_render_func.__globals__.x.y }}",
-    "{{ '{0.__class__.__init__.__globals__}'.format(raise_exception).x.y }}{{ 1/0 }}",
-    "{{ '{a.__class__.__mro__}'.format_map({'a': 1}).x.y }}",
-    "{{ ('{0.__class__}' | attr('format'))(1).x.y }}",
-    "{% set ns = namespace(__class__=1) %}",
-    "{% set ns = namespace() %}{% set ns.__init__ = 1 %}",
-    "{{ messages.append(1) }}{{ messages.clear() }}",
-    "{% import 'os' as os %}{{ os.system('touch MARKER') }}",
-    "{% include '/etc/passwd' %}",
-    "{% extends '/etc/passwd' %}",
-    "{{ messages | map('attr', '__class__') | map(attribute='x.y') | list }}",
-    "{% macro m() %}{% endmacro %}{{ m.__init__.__globals__.x }}",
-    "{{ loop.__class__.__x.y }}",
-    "{{ (messages[0].content ~ '').__add__.__self__.__class__.__x.y }}",
-    "{{ raise_exception.__code__.co_consts.x }}",
-    "{% for k in (raise_exception | list) %}{% endfor %}",
-]
-GREEDY = [
-    "{{ 'a' * 10**10 }}",
-    "{{ [0] * 10**10 }}",
-    "{{ '%10000000000d' % 1 }}",
-    "{{ '{:>9999999999}'.format(1) }}",
-    "{{ 'x' | center(10**10) }}",
-    "{{ ('x' * 10**5).replace('x', 'y' * 10**6) }}",
-    "{% for i in range(10**9) %}{% endfor %}",
-    "{{ 9 ** (9 ** 9) }}",
-    "{{ lipsum(n=10**8) }}",
-]
-SLOW = [
-    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
-    "{% set ns = namespace(s='a') %}{% for i in range(99999) %}{% set ns.s = ns.s ~ ns.s[:9999] %}{% endfor %}"
-    "{% for i in range(99999) %}{% set ns.s = ns.s.replace('a', 'b').replace('b', 'a') %}{% endfor %}",
-]
-DEEP = [
-    "{% if 1 %}" * 5500 + "{% endif %}" * 5500,
-    "{{ " + "(" * 6000 + "1" + ")" * 6000 + " }}",
-    "{{ " + "[" * 20000 + " }}",
-    "{{ 1" + " + 1" * 20000 + " }}",
-    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "x" * (1 << 21),
-]
-
-
-@pytest.mark.parametrize("number", range(len(ESCAPES)))
-def test_escapes_from_the_sandbox(number: int, worker: TemplateWorker, tmp_path: pathlib.Path) -> None:
-    marker = tmp_path / "marker"
-    source = ESCAPES[number].replace("MARKER", str(marker))
-    variables = {"messages": [USER]}
-    with pytest.raises(TemplateFailed):
-        Template(source).render(variables)
-    with pytest.raises(TemplateFailed):
-        worker.render(source, variables)
-    assert not marker.exists() and variables == {"messages": [USER]}
-    assert worker.render("{{ 1 + 1 }}", {}) == "2"
-
-
-@pytest.mark.parametrize("source", [*GREEDY, *SLOW, *DEEP], ids=lambda source: source[:40])
-def test_greedy_templates_end_in_time(source: str, worker: TemplateWorker) -> None:
-    assert worker.render("{{ 1 + 1 }}", {}) == "2"  # the child runs
-    begin = time.monotonic()
-    with pytest.raises(TemplateFailed) as error:
-        worker.render(source, {}, seconds=1.0)
-    assert error.value.fault is not Fault.REFUSAL
-    assert time.monotonic() - begin < 3.0
-    assert worker.render("{{ 1 + 1 }}", {}) == "2"  # and the next request is served
-
-
-@pytest.mark.parametrize("source", [ESCAPES[0], GREEDY[0], SLOW[0], DEEP[0], DEEP[1], "{% if %}"])
-def test_such_a_model_is_refused_at_load(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UnsupportedModel, match="chat template 'default' is refused"):
-        of_source(source)
-
-
-def test_a_request_with_such_a_template_is_refused() -> None:
-    template = of_model(SMOLLM2)
-    for source in (ESCAPES[2], GREEDY[0], "{% if %}", "x" * (1 << 21)):
-        with pytest.raises(InvalidRequest) as error:
-            template.render_messages([USER], chat_template=source)
-        assert error.value.param == "chat_template"
-    template.close()
-
-
-def test_a_stumbling_probe_is_no_refusal() -> None:
-    template = of_source("{{ messages[1].content.strip() }}")
-    assert template.render_messages([USER, {"role": "user", "content": " b "}]).text == "b"
-
-
-def test_the_worker_has_no_environment_and_survives_being_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OCTAVO_SECRET", "x")
-    worker = TemplateWorker()
-    assert worker.render("a", {}) == "a"
-    child = worker._child
-    assert child is not None
-    assert b"OCTAVO_SECRET" not in pathlib.Path(f"/proc/{child.pid}/environ").read_bytes()
-    child.kill()
-    child.wait()
-    assert worker.render("b", {}) == "b"
-    with pytest.raises(TemplateFailed, match="plain JSON"):
-        worker.render("c", {"x": object()})
-    worker.close()
-    assert worker.render("d{{ x }}", {"x": "é\ud800"[:1]}) == "dé"
-    worker.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +16,9 @@ from octavo import __version__, logs
 from octavo.cli.flags import OptionCommand, to_yaml
 from octavo.cli.terminal import Progress, say
 from octavo.config import Settings, client_environment
+
+if TYPE_CHECKING:
+    from octavo.async_llm import Renderer
 
 LABEL = 10  # columns of the summary's first word
 IGNORED = "ignored: "  # how cli/flags.py begins a notice of a flag without effect
@@ -40,7 +44,7 @@ def run(settings: Settings, print_config: bool) -> int:
         finally:
             progress.close()
         names = tuple(dict.fromkeys(settings.server.served_model_name or served.files.names))
-        for line in summary(served.llm.info.summary, settings):
+        for line in summary((*served.llm.info.summary, *template_line(served.llm.renderer)), settings):
             say(line)
         supervisor = served.supervisor
         return Backend(
@@ -48,6 +52,14 @@ def run(settings: Settings, print_config: bool) -> int:
         )
 
     return run_server(load, settings.server, begin)
+
+
+def template_line(renderer: Renderer | None) -> list[str]:
+    """Tells that chats go through a plain template because the model has none."""
+    if renderer is None or renderer.kind == "model":
+        return []
+    told = "`User:` and `Assistant:` lines" if renderer.kind == "default" else "no chats are served"
+    return [f"{'template':{LABEL}}the model has none: {told}; give one with --chat-template"]
 
 
 def summary(engine: tuple[str, ...], settings: Settings) -> list[str]:

@@ -1,19 +1,28 @@
 """A conversation -> the text that the model reads, through its chat template.
 
 The model's own template is probed once in a killable process, then rendered here; a template that came with a request
-is only ever rendered there. It knows roles and shapes of messages (OpenAI's); it knows no ids.
+is only ever rendered there. messages knows roles and shapes; it knows no ids.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from octavo.errors import InvalidRequest, UnsupportedModel
 from octavo.request import ChatRequest
+from octavo.text.messages import (
+    Message,
+    Shapes,
+    ended_with,
+    folded_system_message,
+    one_system_message,
+    plain_message,
+    shaped,
+)
 from octavo.text.template import LONGEST_TEMPLATE, Fault, Template, TemplateFailed, global_names
+from octavo.text.template_shapes import shapes_of
 from octavo.text.template_worker import TemplateWorker
 from octavo.tokenizer.tokenizer import Tokenizer
 
@@ -27,15 +36,6 @@ DEFAULT_TEMPLATE = (
     "{%- if add_generation_prompt %}{{- 'Assistant:' }}{%- endif %}"
 )
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "function": "tool",
-}
-REASONING = ("reasoning_content", "thinking", "reasoning")  # one text under the names of several servers
 RESERVED = frozenset(
     {"messages", "conversation", "tools", "documents", "add_generation_prompt", "continue_final_message"}
     | {"chat_template", "chat_template_kwargs", "tokenize", "return_dict", "return_tensors", "self", "loop", "caller"}
@@ -43,7 +43,8 @@ RESERVED = frozenset(
     | {"padding", "truncation", "max_length", "tokenizer_kwargs", "return_assistant_tokens_mask"}
 )
 _END = "<octavo-end-of-final-message> "  # its last space tells whether the template trims the message
-_PROBE: list[dict[str, Any]] = [{"role": "user", "content": "Hello"}]
+_PROBE: list[Message] = [{"role": "user", "content": "Hello"}]
+Render = Callable[[Mapping[str, Any]], str]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class PromptTemplate:
             self._compiled = {name: self._probe(name, source) for name, source in templates.items()}
         finally:
             self._worker.close()  # until a request brings a template, if one ever does
+        if self._compiled and "default" not in self._compiled:
+            self._compiled["default"] = next(iter(self._compiled.values()))
+        self._shapes = {name: shapes_of(template, self._special) for name, template in self._compiled.items()}
         self._default = Template(DEFAULT_TEMPLATE) if allow_default else None
 
     @classmethod
@@ -107,6 +111,8 @@ class PromptTemplate:
             request.messages,
             add_generation_prompt=request.add_generation_prompt,
             continue_final_message=request.continue_final_message or None,
+            tools=request.tools,
+            documents=request.documents,
             chat_template=request.chat_template,
             chat_template_kwargs=request.chat_template_kwargs,
         ).text
@@ -118,22 +124,24 @@ class PromptTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """The prompt of a conversation; InvalidRequest names the message or field at fault.
 
         continue_final_message: True continues the last message; None does so when it is the assistant's and an answer
-        is asked for; False never. chat_template: the request's own, rendered in the worker.
+        is asked for; False never. tools: functions in OpenAI's shape. documents: objects with `title` and `text`.
+        chat_template: the name of one of the model's templates, or the request's own, rendered in the worker.
         """
         extra = self._checked_kwargs(chat_template_kwargs or {})
-        plain = [_plain_message(message, index) for index, message in enumerate(messages)]
+        plain = [plain_message(message, index) for index, message in enumerate(messages)]
         if not plain:
             raise InvalidRequest("messages is empty; at least one message is needed.", param="messages")
         continued = continue_final_message is True or (
             continue_final_message is None and add_generation_prompt and _has_open_end(plain[-1])
         )
-        if continued and not isinstance(plain[-1].get("content"), str):
+        if continued and ended_with(plain[-1], _END) is None:
             raise InvalidRequest(
                 "continue_final_message needs a last message with content.", param="continue_final_message"
             )
@@ -141,33 +149,32 @@ class PromptTemplate:
             **self._special,
             **extra,
             "tools": list(tools) if tools else None,
-            "documents": None,
+            "documents": list(documents) if documents else None,
             "add_generation_prompt": add_generation_prompt and not continued,
         }
-        kind, render = self._renderer(chat_template, bool(tools))
+        kind, render, shapes = self._renderer(chat_template, bool(tools))
         try:
-            text = _render(render, plain, variables, continued)
+            text = _render(render, [shaped(message, shapes) for message in plain], variables, continued, shapes)
         except TemplateFailed as failure:
-            param = "messages" if chat_template is None else "chat_template"
+            param = "messages" if kind != "request" else "chat_template"
             raise InvalidRequest(f"The chat template refuses this request: {failure.message}", param=param) from failure
         return Prompt(text, kind, continued)
 
-    def _renderer(self, requested: str | None, with_tools: bool) -> tuple[str, Any]:
-        """(kind, function of the variables) of the template that applies."""
-        if requested is not None:
+    def _renderer(self, requested: str | None, with_tools: bool) -> tuple[str, Render, Shapes]:
+        """(kind, function of the variables, shapes of messages) of the template that applies."""
+        if requested is not None and requested not in self._compiled:
             if len(requested) > LONGEST_TEMPLATE:
                 raise InvalidRequest(
                     f"chat_template has {len(requested)} characters; at most {LONGEST_TEMPLATE} are accepted.",
                     param="chat_template",
                 )
-            return "request", lambda variables: self._worker.render(requested, variables)
-        compiled = self._compiled.get("tool_use") if with_tools else None
-        compiled = compiled or self._compiled.get("default")
-        if compiled is not None:
-            return "model", compiled.render
+            return "request", lambda variables: self._worker.render(requested, variables), Shapes()
+        name = requested or ("tool_use" if with_tools and "tool_use" in self._compiled else "default")
+        if name in self._compiled:
+            return "model", self._compiled[name].render, self._shapes[name]
         if self._default is not None:
             default = self._default
-            return "default", lambda variables: default.render({**variables, "add_bos": self._add_bos})
+            return "default", lambda variables: default.render({**variables, "add_bos": self._add_bos}), Shapes()
         raise InvalidRequest(
             "This model has no chat template. Use /v1/completions, send chat_template, or start the server without "
             "--no-default-chat-template.",
@@ -203,19 +210,28 @@ class PromptTemplate:
         return dict(kwargs)
 
 
-def _render(render: Any, messages: list[dict[str, Any]], variables: dict[str, Any], continued: bool) -> str:
-    """Renders; if the template refuses several or late system messages, once more with one in front."""
+def _render(render: Render, messages: list[Message], variables: dict[str, Any], continued: bool, shapes: Shapes) -> str:
+    """Renders; a template that refuses system messages, or several, or late ones, gets one in front, or none."""
     if continued:
-        last = {**messages[-1], "content": messages[-1]["content"] + _END}
-        messages = [*messages[:-1], last]
+        messages = [*messages[:-1], ended_with(messages[-1], _END) or messages[-1]]
     try:
-        text: str = render({**variables, "messages": messages})
+        text = render({**variables, "messages": messages})
     except TemplateFailed as failure:
-        merged = _one_system_message(messages)
-        if merged == messages or failure.fault is Fault.BROKEN:
+        if failure.fault is Fault.BROKEN or not any(message["role"] == "system" for message in messages):
             raise
-        text = render({**variables, "messages": merged})
+        text = _render_otherwise(render, messages, variables, shapes, failure)
     return _cut_at_end(text) if continued else text
+
+
+def _render_otherwise(
+    render: Render, messages: list[Message], variables: dict[str, Any], shapes: Shapes, failure: TemplateFailed
+) -> str:
+    for changed in (one_system_message(messages), folded_system_message(messages)):
+        try:
+            return render({**variables, "messages": [shaped(message, shapes) for message in changed]})
+        except TemplateFailed:
+            continue
+    raise failure
 
 
 def _cut_at_end(text: str) -> str:
@@ -225,82 +241,5 @@ def _cut_at_end(text: str) -> str:
     return text[:at] if text.startswith(_END, at) else text[:at].rstrip()
 
 
-def _one_system_message(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    system = [message["content"] for message in messages if message["role"] == "system"]
-    rest = [message for message in messages if message["role"] != "system"]
-    return [{"role": "system", "content": "\n\n".join(system)}, *rest] if system else messages
-
-
 def _has_open_end(message: Mapping[str, Any]) -> bool:
-    return message["role"] == "assistant" and isinstance(message.get("content"), str) and "tool_calls" not in message
-
-
-def _plain_message(message: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """A message as templates expect it: known role, content one string, no nulls."""
-    where = f"messages[{index}]"
-    role = message.get("role")
-    if role not in ROLES:
-        raise InvalidRequest(
-            f"{where}.role is {str(role)[:60]!r}; known roles: {', '.join(ROLES)}.", param=f"{where}.role"
-        )
-    plain = {key: value for key, value in message.items() if value is not None}
-    plain["role"] = ROLES[role]
-    if not plain.get("tool_calls"):
-        plain.pop("tool_calls", None)
-    if "content" in plain:
-        plain["content"] = _plain_content(plain["content"], f"{where}.content")
-    elif role != "assistant":
-        raise InvalidRequest(f"{where}.content is missing.", param=f"{where}.content")
-    elif "tool_calls" not in plain:
-        plain["content"] = ""
-    if "tool_calls" in plain:
-        plain["tool_calls"] = _plain_tool_calls(plain["tool_calls"], f"{where}.tool_calls")
-    reasoning = next((plain[name] for name in REASONING if name in plain), None)
-    if reasoning is not None:
-        plain.setdefault("thinking", reasoning)
-        plain["reasoning_content"] = reasoning
-    return plain
-
-
-def _plain_content(content: Any, where: str) -> str:
-    """A string as it is; of a list of parts the texts, a line each."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise InvalidRequest(f"{where} is neither a string nor a list of parts.", param=where)
-    texts: list[str] = []
-    for index, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if isinstance(part, str):
-            texts.append(part)
-        elif kind in ("text", "input_text", "output_text", "refusal") and isinstance(
-            text := part.get("refusal" if kind == "refusal" else "text"), str
-        ):
-            texts.append(text)
-        else:
-            raise InvalidRequest(
-                f"{where}[{index}] is of type {str(kind)[:40]!r}; this model reads text parts only.",
-                param=f"{where}[{index}].type",
-            )
-    return "\n".join(texts)
-
-
-def _plain_tool_calls(calls: Any, where: str) -> list[dict[str, Any]]:
-    """Arguments, a JSON string on the wire, as the object that templates print; a string that is none stays."""
-    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
-        raise InvalidRequest(f"{where} is not a list of objects.", param=where)
-    plain = []
-    for call in calls:
-        function = call.get("function")
-        if isinstance(function, Mapping) and isinstance(function.get("arguments"), str):
-            call = {**call, "function": {**function, "arguments": _parsed(function["arguments"])}}
-        plain.append(dict(call))
-    return plain
-
-
-def _parsed(arguments: str) -> Any:
-    try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
-        return arguments  # what a model once wrote badly must not end its conversation
-    return value if isinstance(value, dict) else arguments
+    return message["role"] == "assistant" and ended_with(dict(message), "") is not None and "tool_calls" not in message

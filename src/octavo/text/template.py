@@ -112,10 +112,13 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class _Dict:
-    """dict(...) as a call only: the class itself has more attributes than a template needs."""
+    """dict(...) and dict.fromkeys(...) only: the class itself has more attributes than a template needs."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
+
+    def fromkeys(self, *args: Any) -> dict[Any, Any]:
+        return dict.fromkeys(*args)
 
 
 def _tojson(

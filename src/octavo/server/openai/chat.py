@@ -56,6 +56,7 @@ def _chat_request(body: ChatFields, params: SamplingParams) -> ChatRequest:
         bool(body.continue_final_message),
         body.chat_template,
         body.chat_template_kwargs or {},
+        documents=body.documents or (),
     )
 
 

@@ -80,6 +80,7 @@ class ChatFields(_Common, kw_only=True):
     top_logprobs: int | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    documents: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
 
@@ -106,6 +107,7 @@ def check_chat(body: ChatFields) -> None:
     check_count(len(body.messages), MAX_MESSAGES, "messages", "messages")
     check_depth(body.messages, "messages")
     check_depth(body.chat_template_kwargs, "chat_template_kwargs")
+    check_depth(body.documents, "documents")
     most = body.top_logprobs
     if most is not None:
         if not body.logprobs:

@@ -32,6 +32,8 @@ class TokenizeBody(msgspec.Struct):
     continue_final_message: bool | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    documents: list[dict[str, Any]] | None = None
 
 
 class DetokenizeBody(msgspec.Struct):
@@ -65,10 +67,12 @@ async def _ids(front: Front, body: TokenizeBody) -> list[int]:
     if body.messages is not None:
         check_count(len(body.messages), MAX_MESSAGES, "messages", "messages")
         check_depth(body.messages, "messages")
-        check_depth(body.chat_template_kwargs, "chat_template_kwargs")
+        for name in ("chat_template_kwargs", "tools", "documents"):
+            check_depth(getattr(body, name), name)
         conversation = ChatRequest(
             body.messages, front.llm.default_sampling_params(), body.add_generation_prompt is not False,
             bool(body.continue_final_message), body.chat_template, body.chat_template_kwargs or {},
+            body.tools or (), body.documents or (),
         )  # fmt: skip
         text = await front.llm.render(conversation)
         front.check_length(text, "messages")
