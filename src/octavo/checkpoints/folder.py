@@ -44,7 +44,7 @@ def open_folder(folder: Path) -> Checkpoint:
         tensors=tensors,
         files=(config_file, *files),
         generation_config=read_json(generation_file, MAX_JSON) if generation_file.exists() else {},
-        chat_template=_chat_template(folder),
+        chat_template=chat_template(folder),
         tokenizer_files={name: folder / name for name in TOKENIZER_FILES if (folder / name).is_file()},
     )
 
@@ -98,7 +98,7 @@ def _display_name(folder: Path) -> str:
     return resolved.name
 
 
-def _chat_template(folder: Path) -> str | None:
+def chat_template(folder: Path) -> str | None:
     """chat_template.jinja, else tokenizer_config.json's: a string, or the one named default of a list."""
     file = folder / "chat_template.jinja"
     if file.is_file():

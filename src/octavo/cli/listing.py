@@ -4,65 +4,22 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from octavo.checkpoints.catalogue import CATALOGUE
-from octavo.checkpoints.digest import file_digest
+from octavo.checkpoints.inventory import listed, unfinished
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import columns, say
 from octavo.config import EngineConfig, Settings, hub_cache
 
-ID_LENGTH = 12
-WEIGHTS = (".gguf", ".safetensors")
 
-
-@dataclass(frozen=True)
-class Listed:
-    """A model on this machine. id: of its file's SHA-256, or of the hub's commit."""
-
-    name: str
-    id: str
-    size: int  # bytes
-    modified: float  # seconds since 1970
-    path: str
-
-
-def listed(engine: EngineConfig) -> list[Listed]:
-    """Models of octavo's own folder and of the hub's cache, newest first."""
-    hub = Path(engine.download_dir).expanduser() if engine.download_dir else hub_cache()
-    return sorted([*_own(engine.cache_path), *_of_hub(hub)], key=lambda each: -each.modified)
-
-
-def _own(cache: Path) -> list[Listed]:
-    names = {entry.file: entry.name for entry in CATALOGUE.values() if entry.file}
-    found = []
-    for file in sorted((cache / "models").glob("*.gguf")):
-        about, name = file.stat(), names.get(file.name, str(file))
-        digest = file_digest(file, cache)
-        found.append(Listed(name, digest[:ID_LENGTH], about.st_size, about.st_mtime, str(file)))
-    return found
-
-
-def _of_hub(cache: Path) -> list[Listed]:
-    """One entry for each repository's newest snapshot that has weights."""
-    found = []
-    for folder in sorted(cache.glob("models--*")):
-        snapshots = [each for each in folder.glob("snapshots/*") if _weights(each)]
-        if not snapshots:
-            continue
-        newest = max(snapshots, key=lambda each: each.stat().st_mtime)
-        nbytes = sum(each.stat().st_size for each in newest.rglob("*") if each.is_file())
-        name = folder.name.removeprefix("models--").replace("--", "/")
-        found.append(Listed(name, newest.name[:ID_LENGTH], nbytes, newest.stat().st_mtime, str(newest)))
-    return found
-
-
-def _weights(snapshot: Path) -> list[Path]:
-    return [each for each in snapshot.glob("*") if each.suffix in WEIGHTS and each.is_file()]
+def hub_folder(engine: EngineConfig) -> Path:
+    """--download-dir, else the hub's cache."""
+    return Path(engine.download_dir).expanduser() if engine.download_dir else hub_cache()
 
 
 def ago(seconds: float) -> str:
@@ -76,7 +33,8 @@ def ago(seconds: float) -> str:
 
 def run(settings: Settings, as_json: bool) -> None:
     """Print the table, or a JSON list."""
-    models = listed(settings.engine)
+    cache, hub = settings.engine.cache_path, hub_folder(settings.engine)
+    models = listed(cache, hub)
     if as_json:
         rows = [
             asdict(each) | {"modified": datetime.fromtimestamp(each.modified, UTC).isoformat(timespec="seconds")}
@@ -89,12 +47,17 @@ def run(settings: Settings, as_json: bool) -> None:
     table += [(each.name, each.id, f"{each.size / 1e6:,.0f} MB", ago(now - each.modified)) for each in models]
     for line in columns(table):
         click.echo(line.rstrip())
-    packed = [each.stat().st_size for each in (settings.engine.cache_path / "packed").glob("*.weights")]
-    if packed:
-        say(
-            f"packed weights: {len(packed)} files, {sum(packed) / 1e6:,.0f} MB (made again when needed: --packed-cache)"
-        )
-        say(f"  to remove: rm -r {settings.engine.cache_path / 'packed'}")
+    for what, files, then in (
+        (
+            "packed weights",
+            [*(cache / "packed").glob("*.weights")],
+            "made again when needed; octavo rm NAME frees them",
+        ),
+        ("unfinished downloads", unfinished(hub), "octavo pull goes on where they ended"),
+    ):
+        if files:
+            total = sum(each.stat().st_size for each in files)
+            say(f"{what}: {len(files)} {'file' if len(files) == 1 else 'files'}, {total / 1e6:,.0f} MB ({then})")
     if not models:
         say(f"no models yet; octavo pull MODEL, or one of: {', '.join(CATALOGUE)}")
 

@@ -29,7 +29,9 @@ COMMANDS = {
     "plan": Entry("octavo.cli.plan:command", "what a model would take of this machine's memory"),
     "verify": Entry("octavo.cli.verify:command", "check a model node by node against its reference"),
     "pull": Entry("octavo.cli.pull:command", "download a model"),
+    "show": Entry("octavo.cli.show:command", "what a model is: architecture, parameters, formats, template, licence"),
     "list": Entry("octavo.cli.listing:command", "the models on this machine"),
+    "rm": Entry("octavo.cli.rm:command", "remove a model and what was made of it"),
     "env": Entry("octavo.cli.env:command", "versions, processor, memory, folders: to paste into an issue"),
 }
 ALIASES = {"chat": "run", "ls": "list"}

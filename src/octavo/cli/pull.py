@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from octavo.checkpoints.gguf_shards import part_names
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import Progress, say, size
 from octavo.config import EngineConfig, LogConfig, Settings, client_environment
@@ -21,9 +24,15 @@ def run(settings: Settings, force: bool) -> None:
         files = find_model(settings.engine, progress.report)
     finally:
         progress.close()
-    whole = [files.path] if files.path.is_file() else [each for each in files.path.rglob("*") if each.is_file()]
-    say(f"{files.names[0]} · {size(sum(each.stat().st_size for each in whole))} · from {files.source}")
+    say(f"{files.names[0]} · {size(sum(each.stat().st_size for each in _files(files.path)))} · from {files.source}")
     click.echo(files.path)
+
+
+def _files(path: Path) -> list[Path]:
+    """All files of a folder, all parts of a GGUF model."""
+    if path.is_file():
+        return [path.with_name(name) for name in part_names(path.name)]
+    return [each for each in path.rglob("*") if each.is_file()]
 
 
 def _forget(engine: EngineConfig) -> None:
@@ -33,8 +42,7 @@ def _forget(engine: EngineConfig) -> None:
     entry = entry_named(engine.model)
     if entry is None or entry.wheel is None:
         raise ConfigError(
-            f"--force: {engine.model} does not come from octavo's own folder; files of the hub are removed with "
-            "`hf cache rm`.",
+            f"--force: {engine.model} does not come from octavo's own folder; `octavo rm {engine.model}` removes it.",
             flag="--force",
         )
     (engine.cache_path / "models" / entry.file).unlink(missing_ok=True)

@@ -38,6 +38,7 @@ STALE_SECONDS = 3600.0  # an unfinished file of a killed process; writing 10 GB 
 LOWEST_PRIORITY = 19
 TRAILER = struct.Struct("<8sQ32s")  # magic, bytes of the region, checksum
 MAGIC = b"OCTPACK1"
+MODEL_DIGITS = 16  # of the weights' digest, before each file's own name: `octavo rm` finds a model's files by it
 SUMMED_ROWS = 256  # of ALIGN bytes: 1 MiB at a time stays in a core's cache
 log = logs.get("packed")
 Region = NDArray[np.uint8]
@@ -46,6 +47,11 @@ Region = NDArray[np.uint8]
 def wanted(option: str, nbytes: int) -> bool:
     """Whether --packed-cache asks for a file of weights of this size."""
     return option == "on" or (option == "auto" and nbytes >= LARGE)
+
+
+def kept_of(cache: Path, digest: str) -> list[Path]:
+    """All packed files of a model's weights, whatever they were packed for."""
+    return sorted((cache / "packed").glob(f"{digest[:MODEL_DIGITS]}-*.weights"))
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class PackedFile:
         lines = [f"{VERSION} {digest} {nbytes}"]
         lines += [f"{name} {each.layout} {each.n} {each.k} {each.offset}" for name, each in sorted(places.items())]
         name = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
-        return cls(cache / "packed" / f"{name}.weights", nbytes, threads)
+        return cls(cache / "packed" / f"{digest[:MODEL_DIGITS]}-{name}.weights", nbytes, threads)
 
     @property
     def usable(self) -> bool:

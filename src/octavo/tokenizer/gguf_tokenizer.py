@@ -60,7 +60,7 @@ def load(
     check_kind(metadata)
     entry = None
     if cache_folder is not None:
-        entry = cache_folder / _entry_name(metadata, content_digest(metadata) if digest is None else digest)
+        entry = cache_folder / entry_name(metadata, content_digest(metadata) if digest is None else digest)
     return kept_or_built(entry, lambda: build(metadata if whole is None else whole()))
 
 
@@ -154,7 +154,7 @@ def _byte_pre(metadata: Mapping[str, Any]) -> BytePre:
     return BYTE_PRES.get(pre, BytePre()) if metadata.get(f"{KEY}model") == "gpt2" else BytePre()
 
 
-def _entry_name(metadata: Mapping[str, Any], digest: str) -> str:
+def entry_name(metadata: Mapping[str, Any], digest: str) -> str:
     """Also names the small keys, this conversion and the library, whatever the caller's digest covers."""
     scalars = sorted(
         (key, repr(value))
