@@ -158,7 +158,7 @@ BARS = (
     Bar("speed", "3.8, 4", "the runs behind the rows below on ratios and ceilings", compared),
     Bar(
         "served", "4", "32 streams: served ≥ 90 % of offline (goal 95 %), front ≤ 30 µs of CPU a token",
-        bench("served.py"), (Limit(r"served ([\d.]+)", 90, 95, most=False), Limit(r"front ([\d.]+)", 30, 30)),
+        bench("served.py"), (Limit(r"served ([\d.]+)", 90, 95, most=False), Limit(r"front at most ([\d.]+)", 30, 30)),
     ),
     Bar(
         "startup", "3.1, 4", "`octavo serve` to the first token, file in the page cache: ≤ 2 s (goal 1 s)",

@@ -5,9 +5,10 @@
 The engine as served, in this process; a child plays the front. Columns of µs are medians over turns of decode rows
 alone, each segment without what it calls in another one. `real` are turns of one step (run-ahead off), `ahead` as
 served, `none` the same as `real` with a native call that does nothing: how long Python takes when no kernel has driven
-it out of the caches. The three alternate. The bar: 100 µs + 3 µs a sequence for a decode step, of which a turn that
-runs ahead has several. The clocks themselves take 20 to 40 µs of a `real` or `ahead` turn. Tried for less: weights
-prefetched with prefetchnta (no difference, neither to Python nor to the kernels).
+it out of the caches. The three alternate, and each is timed with the clocks of the segments and, for the figures of a
+turn and of a step, without them: they take 20 to 40 µs. The bar: 100 µs + 3 µs a sequence for a decode step, of which a
+turn that runs ahead has several. Tried for less: weights prefetched with prefetchnta (no difference, neither to Python
+nor to the kernels); Python's heap in huge pages (360 instead of 390 µs for 32, within the noise).
 """
 
 from __future__ import annotations
@@ -58,10 +59,18 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._inside = [0.0]
+        self._timed: list[tuple[Any, str]] = []
 
     def on(self, owner: Any, method: str, segment: str) -> None:
         """Time this method of this object from now on."""
         setattr(owner, method, self.timed(getattr(owner, method), segment))
+        self._timed.append((owner, method))
+
+    def off(self) -> None:
+        """Time no method any more."""
+        for owner, method in self._timed:
+            delattr(owner, method)
+        self._timed.clear()
 
     def timed(self, call: Callable[..., Any], segment: str) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -97,10 +106,10 @@ class Engine:
         self._executor = runner._executor
         self._native = self.watch.timed(self._executor.execute, "native")
         self._none = self.watch.timed(self._do_nothing, "native")
-        self._measure(runner)
+        self._runner = runner
 
-    def _measure(self, runner: Any) -> None:
-        watch = self.watch
+    def _measure(self) -> None:
+        watch, runner = self.watch, self._runner
         watch.on(self._port, "receive", "receive")
         watch.on(self.core.scheduler, "schedule", "schedule")
         watch.on(self.core, "_record", "record")
@@ -131,16 +140,23 @@ class Engine:
             self.loop.turn(0.01)
 
     def turns(self, number: int, *, ahead: bool, native: bool) -> list[dict[str, float]]:
-        """Seconds by segment of so many turns, and the decode `steps` of each."""
+        """Seconds by segment of so many turns with clocks; of as many without them the `whole` of a turn but for the
+        native call, and its decode `steps`."""
         roster, most = self.core.roster, self.core.setup.scheduler.run_ahead
         roster.config = replace(roster.config, run_ahead=most if ahead else 1)
         self._executor.execute = self._native if native else self._none
         made = []
         for _ in range(number):
-            self.watch.seconds = defaultdict(float)
+            self._measure()
+            self.watch.seconds = seconds = defaultdict(float)
             self.loop.turn(0.0)
-            self.watch.seconds["steps"] = self._executor.step["header"][H["loops_done"]]
-            made.append(self.watch.seconds)
+            self.watch.off()
+            self.watch.seconds = bare = defaultdict(float)
+            begin = time.perf_counter()
+            self.loop.turn(0.0)
+            seconds["whole"] = time.perf_counter() - begin - bare["native"]
+            seconds["steps"] = self._executor.step["header"][H["loops_done"]]
+            made.append(seconds)
         return made
 
     def finish(self) -> None:
@@ -158,14 +174,11 @@ class Engine:
 
 
 def row(count: int, name: str, turns: list[dict[str, float]]) -> str:
-    def middle(segment: str) -> float:
-        return statistics.median(turn[segment] for turn in turns)
-
-    spent = [sum(turn[segment] for segment in SEGMENTS) for turn in turns]
-    step = statistics.median(seconds / turn["steps"] for seconds, turn in zip(spent, turns, strict=True))
-    python = sorted(spent)
-    native, total, steps = middle("native"), statistics.median(python), middle("steps")
-    cells = " | ".join(f"{middle(segment) * 1e6:.0f}" for segment in SEGMENTS)
+    middle = {name: statistics.median(turn[name] for turn in turns) for name in ("native", "steps", *SEGMENTS)}
+    step = statistics.median(turn["whole"] / turn["steps"] for turn in turns)
+    python = sorted(turn["whole"] for turn in turns)
+    native, total, steps = middle["native"], statistics.median(python), middle["steps"]
+    cells = " | ".join(f"{middle[segment] * 1e6:.0f}" for segment in SEGMENTS)
     low, high = python[len(python) // 10] * 1e6, python[len(python) * 9 // 10] * 1e6
     return (
         f"| {count} {name} | {steps:.0f} | {native * 1e3:.2f} | {total * 1e6:.0f} ({low:.0f} to {high:.0f}) | "

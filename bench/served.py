@@ -1,6 +1,6 @@
 """What serving costs: tokens a second over HTTP against the same requests through `LLM.generate`, in turns.
 
-    python bench/served.py [--model smollm2:135m] [--streams 32] [--answer 64 256] [--rounds 5]
+    python bench/served.py [--model smollm2:135m] [--streams 32] [--answer 64 128] [--rounds 5]
 
 Conversations of 128 ids, greedy, ignore_eos, prefix cache off; each round draws new ones, runs them offline and over
 `/v1/chat/completions` as streams. C is the CPU time of the load generator, which a client elsewhere would not take from
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2:135m")
     parser.add_argument("--streams", type=int, default=32)
-    parser.add_argument("--answer", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--answer", type=int, nargs="+", default=[64, 128])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
@@ -174,10 +174,12 @@ def main() -> None:
     for answer, results in rounds.items():
         print(row(args.streams, answer, results, args.threads))
     share = statistics.median(ratio(each, args.threads) for each in rounds[args.answer[0]])
+    whole = {answer: statistics.median(each["front"] for each in results) for answer, results in rounds.items()}
+    told = ", ".join(f"{cost:.1f} of {answer}" for answer, cost in whole.items())
     token, request = front_costs(rounds)
     print(
-        f"\n{args.streams} streams: served {share:.1%} of offline, front {token:.1f} µs of CPU a token and "
-        f"{request:,.0f} a request"
+        f"\n{args.streams} streams: served {share:.1%} of offline, front at most {max(whole.values()):.1f} µs of CPU a "
+        f"token of whole answers ({told} tokens): {request:,.0f} for the request and {token:.1f} for each token"
     )
 
 

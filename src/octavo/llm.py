@@ -10,7 +10,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from octavo.async_llm import AsyncLLM, Generation, gather
 from octavo.engine.messages import EngineStats
@@ -73,7 +73,8 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answer a conversation (a list of {"role", "content"}) or a list of conversations. tools: functions that the
         model is told of; its calls come as text, as it writes them."""
-        listed: Sequence[Messages] = [messages] if messages and isinstance(messages[0], Mapping) else messages  # type: ignore[assignment, list-item]
+        one = bool(messages) and isinstance(messages[0], Mapping)
+        listed = [cast(Messages, messages)] if one else cast(Sequence[Messages], messages)
         params = self._params(sampling_params, len(listed))
         calls = [
             self.llm.submit_chat(
@@ -144,17 +145,17 @@ class LLM:
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     """One prompt or several? A list of numbers is one prompt of ids."""
     if isinstance(prompts, str | Mapping) or (len(prompts) > 0 and isinstance(prompts[0], int)):
-        return [prompts]  # type: ignore[list-item]
-    return list(prompts)  # type: ignore[arg-type]
+        return [cast(Prompt, prompts)]
+    return list(cast(Sequence[Prompt], prompts))
 
 
 def _unwrap(prompt: Prompt) -> str | Sequence[int]:
     if not isinstance(prompt, Mapping):
         return prompt
-    found = prompt.get("prompt_token_ids", prompt.get("prompt"))
+    found: str | Sequence[int] | None = prompt.get("prompt_token_ids", prompt.get("prompt"))
     if found is None:
         raise InvalidRequest("a prompt given as a dict needs 'prompt' or 'prompt_token_ids'.", param="prompt")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 async def _gather(calls: Sequence[Coroutine[Any, Any, Generation]], bar: bool) -> list[RequestOutput]:

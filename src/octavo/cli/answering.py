@@ -10,7 +10,7 @@ import contextlib
 import http.client
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -55,7 +55,7 @@ class Answering(Protocol):
     context: int
     last: Figures | None
 
-    def answer(self, messages: Messages, params: Mapping[str, Any]) -> Iterator[str]:
+    def answer(self, messages: Messages, params: Mapping[str, Any]) -> Generator[str]:
         """Pieces of the answer. params: sampling parameters by name. Closing the iterator ends the answer."""
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class InProcess:
         self.context = self._llm.info.max_model_len
         self.last: Figures | None = None
 
-    def answer(self, messages: Messages, params: Mapping[str, Any]) -> Iterator[str]:
+    def answer(self, messages: Messages, params: Mapping[str, Any]) -> Generator[str]:
         begin = time.monotonic()
         sampling = SamplingParams(**{**self._llm.defaults, "max_tokens": None, **params})
         generation = self._runner.run(self._llm.submit_chat(ChatRequest(messages, sampling)))
@@ -126,7 +126,7 @@ class Server:
         self.context = int(chosen.get("max_model_len") or 0)
         self.last: Figures | None = None
 
-    def answer(self, messages: Messages, params: Mapping[str, Any]) -> Iterator[str]:
+    def answer(self, messages: Messages, params: Mapping[str, Any]) -> Generator[str]:
         begin = time.monotonic()
         body = {"model": self.model, "messages": list(messages), "stream": True, **params}
         body["stream_options"] = {"include_usage": True}

@@ -80,7 +80,7 @@ class Conversation:
         pieces: list[str] = []
         answer = self.answering.answer(self.messages, self.params)
         try:
-            with contextlib.closing(answer):  # type: ignore[type-var]
+            with contextlib.closing(answer):
                 for text in answer:
                     pieces.append(text)
                     sys.stdout.write(text)

@@ -250,7 +250,7 @@ class SocketLink(asyncio.Protocol):
 
     # What the event loop says
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio's own stubs say BaseTransport
         self._transport = transport
         transport.set_write_buffer_limits(high=HIGH_WATER)
 

@@ -16,7 +16,7 @@ from octavo import logs
 from octavo.errors import ConfigError, Unauthorized
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 ALLOWED_HEADERS = (
@@ -109,12 +109,12 @@ class Origins:
             await send({"type": "http.response.body", "body": b""})
             return
 
-        async def marked(message: dict) -> None:  # type: ignore[type-arg]
+        async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message.get("headers", []), *marks]}
             await send(message)
 
-        await self._app(scope, receive, marked if marks else send)  # type: ignore[arg-type]
+        await self._app(scope, receive, marked if marks else send)
 
     def _marks(self, origin: str, allowed: bool) -> list[tuple[bytes, bytes]]:
         if not allowed:

@@ -52,7 +52,7 @@ class Connection(HttpToolsProtocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._refused = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio's own stubs say BaseTransport
         super().connection_made(transport)
         self._deadline = self.loop.call_later(HEAD_SECONDS, self._too_slow)
 

@@ -29,7 +29,7 @@ class Loading(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # asyncio's own stubs say BaseTransport
         self._transport = transport
         self._timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, transport.close)
 

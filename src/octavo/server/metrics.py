@@ -123,7 +123,8 @@ class Metrics:
     """All metrics of one server."""
 
     def __init__(self, model: str) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, which nobody reads
+        # A second series for each, which nobody reads; the library leaves this function without types.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         labels = {"model_name": model, "engine": "0"}
         self.engine = _Engine(labels)

@@ -91,10 +91,8 @@ class CompletionFields(_Common, kw_only=True):
 
 
 _FREE = [(name, Any, None) for name in (*SAMPLING, *ALIASES, *REFUSED)]  # read by name
-ChatBody: type[ChatFields] = msgspec.defstruct("ChatBody", _FREE, bases=(ChatFields,), kw_only=True)  # type: ignore[assignment]
-CompletionBody: type[CompletionFields] = msgspec.defstruct(  # type: ignore[assignment]
-    "CompletionBody", _FREE, bases=(CompletionFields,), kw_only=True
-)
+ChatBody = msgspec.defstruct("ChatBody", _FREE, bases=(ChatFields,), kw_only=True)
+CompletionBody = msgspec.defstruct("CompletionBody", _FREE, bases=(CompletionFields,), kw_only=True)
 CHAT = msgspec.json.Decoder(ChatBody)
 COMPLETION = msgspec.json.Decoder(CompletionBody)
 
