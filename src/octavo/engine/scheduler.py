@@ -17,7 +17,7 @@ from octavo.engine.roster import BY_ORDER, MIN_PREFILL, Roster
 from octavo.engine.sequence import Place, Sequence
 from octavo.execution.step import PAGE_TOKENS, RowRun, SlotOpen, Step
 
-RUN_AHEAD_SECONDS = 0.04  # of decode steps in one native call (docs/decisions/0006); an arrival ends it after a step
+RUN_AHEAD_SECONDS = 0.05  # of decode steps in one native call (docs/decisions/0006); an arrival ends it after a step
 URGENT = -(2**63)  # before every priority
 
 

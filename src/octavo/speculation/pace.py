@@ -4,6 +4,9 @@ A step of 1 + d rows takes longer than one of 1 row, and gives 1 id for sure and
 that all guesses up to it are right. The length with the most expected ids a second wins, 0 if plain decoding has it.
 The probability that a guess is right is learned for each sequence, apart for guesses that rest on long and on short
 matches (a guess that follows k right ones rests on k more). It knows no method and no model.
+
+On free text guesses are mostly wrong, and few are then made: in answers of 80 ids to five prompts (Qwen2.5-Coder-1.5B,
+four turns each beside plain decoding) 1 to 7 of 6 to 35 drafted ids were right, at 0.997 to 1.08 x the plain rate.
 """
 
 from __future__ import annotations
