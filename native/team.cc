@@ -28,18 +28,24 @@ inline void relax() {
 #endif
 }
 
-// `pause` takes about 40 ns here (Zen 4 and 5: 60-70 cycles with the loop around it).
-constexpr int kBarrierSpins = 2000;  // about 80 us: longer than most imbalances that are no preemption
-constexpr int kTakenSpins = 400;     // about 16 us: while phases are taken, pieces are small and a late thread is likely
-constexpr int kIdleSpins = 2500;     // about 100 us between two steps of a busy engine
-constexpr int kProbeSpins = 100;     // about 4 us: a thread that runs has run for longer meanwhile (its clock: 1 ns)
-constexpr int kReturnSpins = 400;    // about 16 us for the caller to see that the run is over
+// `pause` takes 24 ns here (Zen 5; 40 on Zen 4: 60-70 cycles with the loop around it).
+constexpr int kBarrierSpins = 2000;  // about 50 us: longer than most imbalances that are no preemption
+constexpr int kIdleSpins = 2500;     // about 60 us between two steps of a busy engine
+// About 2.5 us: a thread that runs has run for longer meanwhile (its clock: 1 ns). One look in 500 finds the clock of a running
+// thread standing still (an interrupt, say), and one that was woken needs 20 to 50 us to run: 100 us of such looks count.
+constexpr int kProbeSpins = 100, kProbes = 40;
+constexpr int kReturnSpins = 400;    // about 10 us for the caller to see that the run is over
 constexpr int kYields = 64;          // gives the core to whoever preempted us before the kernel is asked to sleep
 constexpr long kNap = 500000;        // 500 us: a sleeping thread looks after late ones that often
 
-// For how long phases are taken after a thread was late: ten time slices of a busy machine, and twice as long each time
-// that a thread is late again just after phases were divided: a try costs a slice.
-constexpr int64_t kPatience = 50'000'000, kMostPatience = 3'200'000'000;
+// Two looks at the state lie further apart than this only if the thread had no core meanwhile: a slice of another process
+// takes a millisecond or more, an interrupt tens of microseconds.
+constexpr int64_t kLost = 200'000;
+
+// For how long phases are taken after a thread was late: three time slices of a busy machine, and twice as long each time
+// that a thread is late again just after phases were divided: a try costs a slice. Taken phases make a decode step of one
+// sequence a third longer, so one slice of somebody else's should not cost many of ours.
+constexpr int64_t kPatience = 10'000'000, kMostPatience = 3'200'000'000;
 
 void futex_wait(void* word, uint32_t seen, long nap) {
   const timespec time = {0, nap};
@@ -94,7 +100,7 @@ uint32_t Team::work_through(int thread, uint32_t seen) {
     const uint32_t phase = phase_of(state);
     if (state & kOver) return phase;
     if (state & kTaken) {
-      if (phase != after(seen) && !idle) late();
+      if (phase != after(seen) && !idle && seat.lost) late();  // else the phase was over before it could enter
       seen = phase;
       if (thread >= cores_) {
         seat.finished.store(phase, std::memory_order_relaxed);
@@ -170,17 +176,23 @@ void Team::sleep_until_divided() {
 
 // Gives the state as soon as its phase is not `seen`.
 Team::State Team::wait_for_change(int thread, uint32_t seen, bool idle) {
+  Seat& seat = seats_[thread];
   State state = state_.load(std::memory_order_acquire);
-  const int spins = idle ? kIdleSpins : state & kTaken ? kTakenSpins : kBarrierSpins;
+  const bool taken = state & kTaken;
+  const int spins = idle ? kIdleSpins : kBarrierSpins;
+  seat.lost = false;
+  if (taken) seat.looked = nanoseconds();
   for (int i = 0; i < spins; i++) {
     if (phase_of(state) != seen) return state;
     relax();
     state = state_.load(std::memory_order_acquire);
+    if (taken) look(seat);
   }
   for (;;) {
     if (!idle) look_after(thread, seen, state);
     for (int i = 0; i < kYields; i++) {
       state = state_.load(std::memory_order_acquire);
+      if (taken) look(seat);
       if (phase_of(state) != seen) return state;
       sched_yield();
     }
@@ -188,8 +200,15 @@ Team::State Team::wait_for_change(int thread, uint32_t seen, bool idle) {
     if (phase_of(state_.load(std::memory_order_seq_cst)) == seen) futex_wait(upper_half(state_), seen, idle ? 0 : kNap);
     sleepers_.fetch_sub(1, std::memory_order_seq_cst);
     state = state_.load(std::memory_order_acquire);
+    if (taken) look(seat);
     if (phase_of(state) != seen) return state;
   }
+}
+
+void Team::look(Seat& seat) {
+  const int64_t now = nanoseconds();
+  seat.lost = seat.lost || now - seat.looked > kLost;
+  seat.looked = now;
 }
 
 // Gives the core to a thread that the phase waits for and that has none.
@@ -207,8 +226,12 @@ void Team::look_after(int thread, uint32_t phase, State state) {
 bool Team::runs(const Seat& seat) const {
   const int id = seat.id.load(std::memory_order_relaxed);
   const int64_t before = time_run(id);
-  for (int i = 0; i < kProbeSpins; i++) relax();
-  return before < 0 || time_run(id) > before;
+  if (before < 0) return true;
+  for (int probe = 0; probe < kProbes; probe++) {
+    for (int i = 0; i < kProbeSpins; i++) relax();
+    if (time_run(id) > before) return true;
+  }
+  return false;
 }
 
 void Team::give_core(int thread, Seat& to) {

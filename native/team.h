@@ -15,9 +15,15 @@
 // many cores a phase of few units should wait for as many threads as it has units. That needs the number of units before
 // the kernel runs, and was neither built nor measured: two cores would not tell.
 //
+// Taking costs: a decode step of one sequence is 2.46 ms with all phases taken and 1.75 ms with all divided (Zen 5, 2 threads;
+// 32 sequences: 2 % at most), since pieces are short streams. So a thread counts as late only for what it cannot help: it
+// had no core (two looks at the state far apart, or its clock standing still for long), not because a phase of one unit
+// was over before it came. Before that rule one slice of another process was enough: the rescues and missed phases of
+// taken phases kept themselves going, and a quiet machine decoded with phases taken nearly always.
+//
 // Measured on two cores of a Zen 5, SmolLM2, share of the quiet rate, before (divided always) and with this: one core taken by
 // a busy loop: decode 1 0.29 and 0.87, decode 32 0.42 and 0.80, prefill 0.63 and 0.74; four threads: decode 1 0.26 and 1.00
-// (docs/benchmarks/contention.md).
+// (docs/benchmarks/contention.md). With the rule: one core taken 0.88, 0.88, 0.78.
 #pragma once
 #include <atomic>
 #include <cstdint>
@@ -56,6 +62,8 @@ class Team {
     std::atomic<uint32_t> entered{0}, finished{0};  // phases
     std::atomic<int> id{0};                         // the system's number of the thread
     std::atomic<bool> helped{false};                // somebody gives it a core just now
+    int64_t looked = 0;                             // its own: when it last looked at the state of a taken phase
+    bool lost = false;                              // its own: whether it had no core for a while since the last phase
   };
 
   void follow(int thread);
@@ -68,6 +76,7 @@ class Team {
   State wait_for_change(int thread, uint32_t seen, bool idle);
   template <class Ready>
   void wait_inside(int thread, const Ready& ready);
+  static void look(Seat& seat);
   void look_after(int thread, uint32_t phase, State state);
   bool runs(const Seat& seat) const;
   void give_core(int thread, Seat& to);
