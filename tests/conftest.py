@@ -17,3 +17,14 @@ def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("OCTAVO_") and name not in KEPT:
             monkeypatch.delenv(name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-models", action="store_true", help="note which models were run: docs/models.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--record-models"):
+        from tests.model_record import Recorder
+
+        config.pluginmanager.register(Recorder())

@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from octavo.checkpoints.catalogue import entry_named
 from octavo.checkpoints.sources import ModelFiles, resolve
 from octavo.config import EngineConfig, LogConfig, Settings, TextConfig, hub_cache
 from octavo.config import resolve as resolve_options
 from octavo.engine.client import EngineClient
 from octavo.engine.supervisor import EngineProcess, Supervisor
-from octavo.errors import ConfigError
+from octavo.errors import ConfigError, UnsupportedModel
 
 if TYPE_CHECKING:
     from octavo.async_llm import AsyncLLM
@@ -39,7 +40,15 @@ class Served:
 
 
 def find_model(config: EngineConfig, progress: Progress | None = None) -> ModelFiles:
-    """The files of --model, downloaded if need be."""
+    """The files of --model, downloaded if need be. Raises UnsupportedModel before a download that would be in vain."""
+    entry = entry_named(config.model)
+    if entry is not None and entry.hub:
+        from octavo.models.registry import FAMILIES  # brings numpy: a server of the default starts its engine before
+
+        if entry.family not in FAMILIES:
+            raise UnsupportedModel(
+                f"{entry.name} is of the family {entry.family}, which is not built yet", param="model"
+            )
     folder = Path(config.download_dir).expanduser() if config.download_dir else hub_cache()
     return resolve(
         config.model, cache_dir=config.cache_path, offline=config.offline, revision=config.revision, hub_cache=folder,

@@ -63,7 +63,7 @@ def make_wheel(folder: Path, content: bytes = CONTENT) -> CatalogueEntry:
             archive.writestr(name, data)
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     source = PipWheel("tiny-model==1.0", digest, "tiny_model/tiny.gguf")
-    return CatalogueEntry("tiny:1", file="tiny.gguf", nbytes=len(CONTENT), sha256=SHA, wheel=source)
+    return CatalogueEntry("tiny:1", "llama", file="tiny.gguf", nbytes=len(CONTENT), sha256=SHA, wheel=source)
 
 
 @pytest.fixture
@@ -96,19 +96,40 @@ def test_a_missing_path_is_not_looked_up_elsewhere(name, tmp_path):
         resolve(name, cache_dir=tmp_path, hub_cache=tmp_path)
 
 
-def test_unknown_names_get_the_nearest_one_and_the_list(tmp_path):
-    with pytest.raises(ModelNotFound, match="Did you mean smollm2:135m. .*one of: smollm2:135m, smollm2:360m"):
-        resolve("smolm2:135m", cache_dir=tmp_path, hub_cache=tmp_path)
+@pytest.mark.parametrize(
+    "typed, meant",
+    [
+        ("smolm2:135m", "smollm2:135m or "),
+        ("lama3.2:3b", "llama3.2:3b or "),
+        ("qwen3:9b", "qwen3:8b or .*qwen3:14b"),
+        ("qwen-2.5-coder", "qwen2.5-coder or "),
+        ("gptoss:20b", "gpt-oss:20b"),
+    ],
+)
+def test_unknown_names_get_the_nearest_ones(tmp_path, typed, meant):
+    with pytest.raises(ModelNotFound, match=rf"no model named '{typed}'. Did you mean {meant}.*a hub id"):
+        resolve(typed, cache_dir=tmp_path, hub_cache=tmp_path)
+
+
+def test_names_like_no_other_get_the_list(tmp_path):
+    with pytest.raises(ModelNotFound, match="Short names: smollm2:135m, smollm2:360m, .*all-minilm"):
+        resolve("zzzzzz", cache_dir=tmp_path, hub_cache=tmp_path)
 
 
 def test_the_catalogue():
     assert entry_named("SmolLM2").name == entry_named("default").name == catalogue.DEFAULT == "smollm2:135m"
     ours, tested = CATALOGUE[catalogue.DEFAULT], real.MODELS["smollm2-135m-instruct"]
     assert (ours.file, ours.sha256) == (tested.file, tested.sha256)
-    for found in CATALOGUE.values():
-        assert bool(found.hub) != bool(found.wheel)
+    for name, found in CATALOGUE.items():
+        assert bool(found.hub) != bool(found.wheel) and name == name.lower() and name.count(":") == 1
         if found.wheel:
             assert len(found.wheel.sha256) == len(found.sha256) == 64 and "==" in found.wheel.requirement
+        else:
+            assert parse(found.hub) is not None and parse(found.hub).revision is None
+    wanted = ("qwen3:8b", "llama3.2:3b", "gemma3:4b", "phi4-mini", "qwen2.5-coder:1.5b", "mistral", "gpt-oss:20b",
+              "all-minilm", "llama3.2:latest")  # fmt: skip
+    assert all(entry_named(name) for name in wanted)
+    assert entry_named("llama3.2").name == "llama3.2:3b" and entry_named("mistral:latest").name == "mistral:7b"
 
 
 def test_the_default_put_there_by_hand(tmp_path):

@@ -10,16 +10,12 @@ import re
 from pathlib import Path
 
 from octavo.checkpoints.gguf_shards import part_names
-from octavo.checkpoints.hub_names import HubName, choose_gguf, weight_names
+from octavo.checkpoints.hub_names import HubName, choose_gguf, is_vocabulary, weight_names
 from octavo.checkpoints.safetensors import INDEX, MAX_INDEX, read_json
 from octavo.errors import CheckpointError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MAIN = "main"
-TOKENIZERS = (
-    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json", "tiktoken.model",
-    "sentencepiece.bpe.model", "spiece.model",
-)  # fmt: skip
 
 
 class RepoCache:
@@ -92,8 +88,8 @@ def missing_files(snapshot: Path) -> list[str]:
     else:
         weights = weight_names(path.name for path in snapshot.glob("*.safetensors")) or ["model.safetensors"]
     missing = [name for name in weights if not (snapshot / name).exists()]
-    if not any((snapshot / name).exists() for name in TOKENIZERS):
-        missing.append(TOKENIZERS[0])
+    if not any(is_vocabulary(path.name) for path in snapshot.iterdir() if path.exists()):
+        missing.append("tokenizer.json")
     return missing
 
 

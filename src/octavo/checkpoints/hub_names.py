@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from octavo.checkpoints.gguf_shards import PART, part_names
 
@@ -30,10 +31,14 @@ PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0", "Q5_K_M", "Q4_K_S", "Q4_1", "Q6_K", "MXFP
 SMALL_FILES = frozenset((
     "config.json", "generation_config.json", "model.safetensors.index.json", "README.md", "modules.json",
     "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json", "tokenizer.model", "tekken.json",
-    "sentencepiece.bpe.model", "spiece.model", "tiktoken.model",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "chat_template.jinja",
+    "chat_template.json",
 ))  # fmt: skip
+# any of which is a vocabulary (see tokenizer/folder_tokenizer.py)
+VOCABULARIES = (
+    "tokenizer.json", "tekken*.json", "*.tiktoken", "tiktoken.model", "*tokenizer*.model*", "vocab.json", "vocab.txt",
+    "sentencepiece*.model", "spiece.model", "spm.model",
+)  # fmt: skip
 SHARD = re.compile(r"^model-\d{5}-of-\d{5}\.safetensors$")
 
 
@@ -92,6 +97,11 @@ def is_folder_model(names: Iterable[str]) -> bool:
     """Whether files are a model for transformers with safetensors weights."""
     listed = set(names)
     return "config.json" in listed and bool(weight_names(listed))
+
+
+def is_vocabulary(name: str) -> bool:
+    """Whether a tokenizer can be built from a file of this name."""
+    return any(fnmatchcase(name, pattern) for pattern in VOCABULARIES) and "/" not in name
 
 
 def weight_names(names: Iterable[str]) -> list[str]:

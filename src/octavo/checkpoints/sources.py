@@ -64,9 +64,9 @@ def resolve(
         generation = entry.generation if entry is not None else {}
         return ModelFiles(local, "hub", _names(name, entry, named, local), generation)
     close = nearest(name)
+    meant = f"Did you mean {' or '.join(close)}?" if close else f"Short names: {', '.join(CATALOGUE)}."
     raise ModelNotFound(
-        f"no model named '{name}'. {f'Did you mean {close}? ' if close else ''}"
-        f"Give a folder, a .gguf file, a hub id (org/name or org/name:QUANT), or one of: {', '.join(CATALOGUE)}",
+        f"no model named '{name}'. {meant} Or give a folder, a .gguf file, or a hub id (org/name or org/name:QUANT)",
         param="model",
     )
 

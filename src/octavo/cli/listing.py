@@ -59,7 +59,7 @@ def run(settings: Settings, as_json: bool) -> None:
             total = sum(each.stat().st_size for each in files)
             say(f"{what}: {len(files)} {'file' if len(files) == 1 else 'files'}, {total / 1e6:,.0f} MB ({then})")
     if not models:
-        say(f"no models yet; octavo pull MODEL, or one of: {', '.join(CATALOGUE)}")
+        say(f"no models yet; octavo pull MODEL, MODEL being a hub id or one of: {', '.join(CATALOGUE)}")
 
 
 command = OptionCommand(

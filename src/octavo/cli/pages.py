@@ -1,4 +1,4 @@
-"""The pages of docs/ that are made from declarations: options, sampling parameters, ops.
+"""The pages of docs/ that are made from declarations: options, sampling parameters, ops, models.
 
 `python -m octavo.cli.pages FOLDER` writes them (`python3 dev docs`); a test compares them with what lies in docs/. It
 knows how the declarations are shaped, not what they say.
@@ -15,6 +15,7 @@ from types import ModuleType
 
 from octavo import ops
 from octavo.cli.flags import to_markdown
+from octavo.cli.models_page import models
 from octavo.kernels import library
 from octavo.ops.op import Op
 from octavo.sampling_params import PARAMETERS, Parameter
@@ -113,7 +114,7 @@ def _cells(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-PAGES = {"options.md": to_markdown, "parameters.md": parameters, "ops.md": operations}
+PAGES = {"options.md": to_markdown, "parameters.md": parameters, "ops.md": operations, "models.md": models}
 
 
 def write(folder: Path) -> None:
