@@ -223,7 +223,9 @@ class AsyncLLM:
 
     def new_output(self, request: Request, choice: int) -> Output:
         params = request.params
-        detokenizer = Detokenizer(self.tokenizer, params.skip_special_tokens, request.prompt_ids)
+        detokenizer = Detokenizer(
+            self.tokenizer, params.skip_special_tokens, request.prompt_ids, params.spaces_between_special_tokens
+        )
         return Output(detokenizer, choice, params.stop, params.include_stop_str_in_output, params.min_tokens)
 
     def asked_stop_ids(self, params: SamplingParams) -> frozenset[int]:

@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Sequence
 
 from octavo.errors import UnsupportedModel
-from octavo.tokenizer.byte_table import DecoderKind
+from octavo.tokenizer.byte_table import HEADED_KINDS, DecoderKind
 from octavo.tokenizer.tokenizer import Tokenizer
 
 _LONGEST = 4  # bytes of a UTF-8 character
@@ -22,29 +22,46 @@ class Detokenizer:
 
     prompt_ids: what stands before the first id that is pushed. SentencePiece drops the space in front of a text, so a
     word right after a visible prompt keeps it; a character whose first bytes end the prompt is completed.
+    spaces_between_special_tokens: matters only where tokens are joined by spaces (WordPiece).
     """
 
-    __slots__ = ("_decoder", "_drop_space", "_size", "_table", "_whole")
+    __slots__ = ("_decoder", "_drop_space", "_headed", "_last", "_size", "_spaces", "_table", "_whole")
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True, prompt_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        skip_special_tokens: bool = True,
+        prompt_ids: Sequence[int] = (),
+        spaces_between_special_tokens: bool = True,
+    ) -> None:
         if tokenizer.kind is DecoderKind.OTHER:
             raise UnsupportedModel(
-                "the decoder in tokenizer.json is neither byte-level nor SentencePiece with byte fallback; its text "
-                "cannot be streamed. Supported: ByteLevel, and Replace + ByteFallback + Fuse (+ Strip).",
+                "the decoder in tokenizer.json is of a kind whose text cannot be streamed. Supported: ByteLevel, "
+                "Metaspace, WordPiece, none, and Replace + ByteFallback + Fuse (+ Strip).",
                 param="tokenizer.json:decoder",
             )
         self._table = tokenizer.visible_bytes() if skip_special_tokens else tokenizer.all_bytes()
         self._size = len(self._table)
         self._decoder = _new_decoder("replace")
+        self._headed = tokenizer if tokenizer.kind in HEADED_KINDS else None
+        self._spaces = spaces_between_special_tokens
+        self._last: int | None = None  # the last visible token, where tokens are joined by rule
         before = self._last_bytes(prompt_ids)
         self._drop_space = tokenizer.kind is DecoderKind.SENTENCEPIECE_STRIP and not before
         partial = _unfinished(before)
         self._decoder.decode(partial)
-        self._whole = not (partial or self._drop_space)  # nothing is held back: the next token stands for itself
+        if self._headed is not None:
+            _, self._last = self._headed.join(prompt_ids, self._table, None, True)
+        self._whole = not (
+            partial or self._drop_space or self._headed
+        )  # nothing is held back: the next token stands for itself
 
     def push(self, ids: Sequence[int]) -> str:
         """The text that these ids make final; often one word, possibly nothing."""
         table, size = self._table, self._size
+        if self._headed is not None:
+            joined, self._last = self._headed.join(ids, table, self._last, self._spaces)
+            return self._decoder.decode(joined)
         text = self._decoder.decode(b"".join([table[i] for i in ids if 0 <= i < size]))
         if self._drop_space and text:
             self._drop_space = False

@@ -19,7 +19,7 @@ from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.checkpoints.digest import remembered_digest
 from octavo.errors import CheckpointError, UnsupportedModel
 from octavo.tokenizer import gguf_tokenizer
-from octavo.tokenizer.byte_table import DecoderKind, byte_table, decoder_kind
+from octavo.tokenizer.byte_table import HEADED_KINDS, DecoderKind, byte_table, decoder_kind, head_bytes
 from octavo.tokenizer.folder_tokenizer import read_folder
 from octavo.tokenizer.vocabulary import is_fault
 
@@ -161,18 +161,39 @@ class Tokenizer:
                 self._literal = copy
             return self._literal
 
-    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+    def decode(
+        self, ids: Sequence[int], skip_special_tokens: bool = True, spaces_between_special_tokens: bool = True
+    ) -> str:
         """Text of `ids`; ids outside of the vocabulary count as nothing, bytes that are no UTF-8 as U+FFFD.
 
+        spaces_between_special_tokens: matters only where tokens are joined by spaces (WordPiece).
         Equal to the tokenizers library but for one case: in a SentencePiece run of byte tokens that is not UTF-8 as a
         whole the library replaces every byte of the run; here the valid part survives, so that a stream can show it.
         """
         if self.kind is DecoderKind.OTHER:
             return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
         table = self.visible_bytes() if skip_special_tokens else self.all_bytes()
+        if self.kind in HEADED_KINDS:
+            found, _ = self.join(ids, table, None, spaces_between_special_tokens)
+            return found.decode("utf-8", "replace")
         size = len(table)
         text = b"".join([table[i] for i in ids if 0 <= i < size]).decode("utf-8", "replace")
         return text[1:] if self.kind is DecoderKind.SENTENCEPIECE_STRIP and text.startswith(" ") else text
+
+    def join(
+        self, ids: Sequence[int], table: Sequence[bytes], last: int | None, spaces_between: bool
+    ) -> tuple[bytes, int | None]:
+        """(bytes of `ids` behind the visible token `last`, the last visible token), under HEADED_KINDS."""
+        size, found = len(table), []
+        for id_ in ids:
+            if not (0 <= id_ < size and table[id_]):
+                continue
+            if last is None or (not spaces_between and last in self._added and id_ in self._added):
+                found.append(head_bytes(self.id_to_token(id_) or "", self.kind))
+            else:
+                found.append(table[id_])
+            last = id_
+        return b"".join(found), last
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes that a token stands for inside a text; empty for an id without a token."""
