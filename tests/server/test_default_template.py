@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from octavo.cli.serve import template_line
 from octavo.config import ServerConfig
 from octavo.server.app import build_app
 from octavo.server.auth import Keys
@@ -20,6 +21,20 @@ from tests import real
 HELLO: Any = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4, "temperature": 0}
 
 
+async def asked_with_documents_and_tools(client: httpx.AsyncClient) -> None:
+    """What a template is given beside the messages."""
+    template = "{{ documents[0].text }} {{ tools[0].function.name }}"
+    body = {"messages": HELLO["messages"], "documents": [{"title": "t", "text": "Paris"}], "chat_template": template}
+    tool = {"type": "function", "function": {"name": "weather"}}
+    ids = (await client.post("/tokenize", json={**body, "tools": [tool]})).json()["tokens"]
+    text = (await client.post("/detokenize", json={"tokens": ids})).json()["prompt"]
+    assert text == "Paris weather"
+    without = {**HELLO, **body, "chat_template": "{{ documents[0].title }}: {{ documents[0].text }}"}
+    answer = await client.post("/v1/chat/completions", json=without)
+    counted = (await client.post("/tokenize", json={"prompt": "t: Paris"})).json()["count"]
+    assert answer.status_code == 200 and answer.json()["usage"]["prompt_tokens"] == counted
+
+
 async def test_the_default_template_is_told(tmp_path: Path) -> None:
     options = {"max_model_len": 256, "kv_cache_memory": "16MiB", "state_dir": str(tmp_path)}
     llm = await start_in_process(str(real.smollm2()), options)
@@ -27,8 +42,11 @@ async def test_the_default_template_is_told(tmp_path: Path) -> None:
         front = Front(llm, ("base",), ServerConfig(), Health(lambda: True), Metrics("base"))
         transport = httpx.ASGITransport(app=build_app(front, Keys((), None)))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            assert template_line(llm.renderer) == []
+            await asked_with_documents_and_tools(client)
             own = await client.post("/v1/chat/completions", json=HELLO)
             assert own.status_code == 200 and "x-octavo-template" not in own.headers
+            llm.renderer.close()
             llm.renderer = PromptTemplate({}, {})
             for stream in (False, True):
                 plain = await client.post("/v1/chat/completions", json={**HELLO, "stream": stream})
@@ -36,6 +54,7 @@ async def test_the_default_template_is_told(tmp_path: Path) -> None:
             own_template = {**HELLO, "chat_template": "{{ messages[0].content }}"}
             given = await client.post("/v1/chat/completions", json=own_template)
             assert given.status_code == 200 and "x-octavo-template" not in given.headers
+            assert [line.split()[0] for line in template_line(llm.renderer)] == ["template"]
             llm.renderer.close()
             llm.renderer = PromptTemplate({}, {}, allow_default=False)
             refused = await client.post("/v1/chat/completions", json=HELLO)

@@ -23,7 +23,7 @@ from octavo.text.messages import (
 )
 from octavo.text.template import LONGEST_TEMPLATE, Fault, Template, TemplateFailed, global_names
 from octavo.text.template_shapes import shapes_of
-from octavo.text.template_worker import TemplateWorker
+from octavo.text.template_worker import PROBE_PATIENCE_S, TemplateWorker
 from octavo.tokenizer.tokenizer import Tokenizer
 
 # For models without a template (base models): plain, stated in the documentation, and named in a response header.
@@ -186,7 +186,7 @@ class PromptTemplate:
         wants tools, say) is no danger."""
         variables = {**self._special, "messages": _PROBE, "tools": None, "documents": None}
         try:
-            self._worker.render(source, {**variables, "add_generation_prompt": True})
+            self._worker.render(source, {**variables, "add_generation_prompt": True}, patience=PROBE_PATIENCE_S)
         except TemplateFailed as failure:
             if failure.fault is Fault.BROKEN:
                 raise UnsupportedModel(

@@ -27,6 +27,7 @@ MEMORY = 512 << 20  # bytes of address space; the child starts with about 60 MiB
 LONGEST_ANSWER = 64 << 20  # bytes
 START_S = 5.0  # to a first rendering, start of Python included
 RENDER_S = 1.0
+PROBE_PATIENCE_S = 20.0  # more for the model's own template at start: a busy machine must not make it a hostile one
 
 # What the audit hook of the child refuses; templates need none of it, an escape from the sandbox all.
 _FORBIDDEN = ("open", "os.", "subprocess.", "socket.", "ctypes.", "shutil.", "pty.", "sqlite3.", "winreg.", "marshal.")
@@ -39,10 +40,16 @@ class TemplateWorker:
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
 
-    def render(self, source: str, variables: Mapping[str, Any], seconds: float = RENDER_S) -> str:
-        """The text, or TemplateFailed: the template's fault, or the deadline (START_S more for a new child)."""
+    def render(
+        self, source: str, variables: Mapping[str, Any], seconds: float = RENDER_S, patience: float = 0.0
+    ) -> str:
+        """The text, or TemplateFailed: the template's fault, or the deadline.
+
+        seconds: of the processor, and of the clock with `patience` (and START_S for a new child) added.
+        """
+        asked = {"template": source, "variables": dict(variables), "seconds": seconds, "patience": patience}
         try:
-            request = json.dumps({"template": source, "variables": dict(variables), "seconds": seconds}).encode()
+            request = json.dumps(asked).encode()
         except (RecursionError, TypeError, ValueError) as error:
             raise TemplateFailed(f"its variables are not plain JSON: {error}", Fault.FAILURE) from error
         with self._lock:
@@ -52,9 +59,9 @@ class TemplateWorker:
                 child = None
             if child is None:
                 child = self._child = self._start()
-                seconds += START_S
+                patience += START_S
             try:
-                answer = self._ask(child, request, time.monotonic() + seconds)
+                answer = self._ask(child, request, time.monotonic() + seconds + patience)
             except TemplateFailed:
                 self._kill(child)
                 raise
@@ -112,7 +119,7 @@ def _send(handle: int, content: bytes, deadline: float) -> None:
         try:
             view = view[os.write(handle, view) :]
         except BrokenPipeError:
-            raise TemplateFailed("the template used too much memory or broke its process") from None
+            raise TemplateFailed("the template used too much time or memory, or broke its process") from None
 
 
 def _receive(handle: int, size: int, deadline: float) -> bytes:
@@ -121,7 +128,7 @@ def _receive(handle: int, size: int, deadline: float) -> bytes:
         _wait(handle, select.POLLIN, deadline)
         part = os.read(handle, min(size - len(content), 1 << 20))
         if not part:
-            raise TemplateFailed("the template used too much memory or broke its process")
+            raise TemplateFailed("the template used too much time or memory, or broke its process")
         content += part
     return bytes(content)
 
@@ -144,8 +151,10 @@ def main() -> None:
     sys.addaudithook(_refuse)
     while (request := _read_frame(requests)) is not None:
         # Should the parent be gone when the time is over, nobody else ends an endless loop.
-        signal.setitimer(signal.ITIMER_REAL, request["seconds"] + 1.0)
+        signal.setitimer(signal.ITIMER_REAL, request["seconds"] + request["patience"] + 1.0)
+        signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # of the processor; ends the child
         answer = json.dumps(_answer(request)).encode()
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         answers.write(len(answer).to_bytes(8, "little") + answer)
         answers.flush()
