@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from octavo import start
+from octavo.config import EngineConfig
+from octavo.errors import UnsupportedModel
 from octavo.execution.packed_file import PackedFile
+from octavo.models import registry
 from tests import real
 from tests.checkpoints.test_inventory import NEW, put
 from tests.cli.command_line import octavo
@@ -75,3 +79,10 @@ def test_rm_of_the_hubs_files(own: Path) -> None:
     assert [each["name"] for each in json.loads(octavo(own, "list", "--json").stdout) if "org" in each["name"]] == [
         "org/gguf:Q4_K_M"
     ]
+
+
+def test_a_family_that_is_not_built_is_told_before_a_download(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "FAMILIES", {"llama": ""})
+    monkeypatch.setattr(start, "resolve", None)
+    with pytest.raises(UnsupportedModel, match="qwen3:8b is of the family qwen3, which is not built yet"):
+        start.find_model(EngineConfig(model="qwen3:8b"))
