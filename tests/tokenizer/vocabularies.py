@@ -78,6 +78,48 @@ def sentencepiece() -> dict[str, Any]:
     }
 
 
+def word_piece() -> dict[str, Any]:
+    """A BERT vocabulary in llama.cpp's spelling: the beginnings of words are marked."""
+    words = ["hello", "tool", "wor", "1", "<", ">", "w", "d"]
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *("▁" + word for word in words),
+        "lo",
+        "rld",
+        "ld",
+        "2",
+        "3",
+    ]
+    return {
+        "tokenizer.ggml.model": "bert",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [3] * 5 + [1] * (len(tokens) - 5),
+        "tokenizer.ggml.unknown_token_id": 1,
+        "tokenizer.ggml.cls_token_id": 2,
+        "tokenizer.ggml.seperator_token_id": 3,
+        "tokenizer.ggml.normalizer.lowercase": True,
+    }
+
+
+def unigram() -> dict[str, Any]:
+    """A Unigram vocabulary, whose normalization map turns a form feed into a space."""
+    pieces = ["▁", "▁he", "llo", "l", "o", "▁wor", "ld", "1", "2", "3", "<", ">", "to", "e", "h", "w"]
+    return {
+        "tokenizer.ggml.model": "t5",
+        "tokenizer.ggml.tokens": ["<pad>", "</s>", "<unk>", *pieces],
+        "tokenizer.ggml.token_type": [3, 3, 2, *[1] * len(pieces)],
+        "tokenizer.ggml.scores": [0.0, 0.0, 0.0, *(-float(2 + at) for at in range(len(pieces)))],
+        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.unknown_token_id": 2,
+        "tokenizer.ggml.add_space_prefix": True,
+        "tokenizer.ggml.remove_extra_whitespaces": True,
+    }
+
+
 def state(trained: tokenizers.Tokenizer) -> tuple[list[str], list[tuple[str, str]]]:
     """Tokens by id, and merges."""
     model = json.loads(trained.to_str())["model"]
