@@ -5,7 +5,7 @@
 namespace octavo {
 constexpr int64_t kMagic = 87150594971215;
 constexpr int64_t kAbi = 1;
-constexpr int64_t kLayoutHash = 30690154735766232;
+constexpr int64_t kLayoutHash = 33520321677862655;
 constexpr int kMaxTopLogprobs = 20;
 constexpr int kMaxStopIds = 64;
 constexpr int kMaxLogitBias = 1024;
@@ -30,6 +30,21 @@ enum Header : int {
   H_logit_first = 15,
   H_result_first = 16,
 };
+constexpr int kSamplerSteps = 12;
+enum Sampler : int32_t {
+  S_penalties = 1,
+  S_dry = 2,
+  S_top_n_sigma = 3,
+  S_top_k = 4,
+  S_typ_p = 5,
+  S_top_p = 6,
+  S_min_p = 7,
+  S_xtc = 8,
+  S_temperature = 9,
+  S_mirostat = 10,
+  S_mirostat_v2 = 11,
+  S_pick = 12,
+};
 // Typed pointers into the flat memory of step; bounds are members of the same name.
 struct Step {
   int64_t G, R, S, S1, T, Z;  // bounds
@@ -49,9 +64,10 @@ struct Step {
   float* out_logprob;  // [R] log-probability of out_token under the raw logits
   int32_t* out_rank;  // [R] 1 + number of ids before out_token in the total order
   int32_t* out_status;  // [R] 0 ok, 1 non-finite logit, 2 no id is allowed, 3 ok but behind a draft that was not sampled
+  float* out_mu;  // [R] mirostat's mu after this row; becomes slot.mu when out_token is committed
   int32_t* out_top_id;  // [R][20] most likely ids, descending
   float* out_top_logprob;  // [R][20] their log-probabilities
-  static constexpr int kFields = 18;
+  static constexpr int kFields = 19;
   void bind(uint8_t* base, const int64_t* offsets) {
     header = reinterpret_cast<int64_t*>(base + offsets[0]);
     row_slot = reinterpret_cast<int32_t*>(base + offsets[1]);
@@ -69,8 +85,9 @@ struct Step {
     out_logprob = reinterpret_cast<float*>(base + offsets[13]);
     out_rank = reinterpret_cast<int32_t*>(base + offsets[14]);
     out_status = reinterpret_cast<int32_t*>(base + offsets[15]);
-    out_top_id = reinterpret_cast<int32_t*>(base + offsets[16]);
-    out_top_logprob = reinterpret_cast<float*>(base + offsets[17]);
+    out_mu = reinterpret_cast<float*>(base + offsets[16]);
+    out_top_id = reinterpret_cast<int32_t*>(base + offsets[17]);
+    out_top_logprob = reinterpret_cast<float*>(base + offsets[18]);
   }
 };
 // Typed pointers into the flat memory of slots; bounds are members of the same name.
@@ -100,7 +117,23 @@ struct Slots {
   int32_t* bad_word;  // [N][1024] length, ids, length, ids, ..., 0
   uint32_t* mask;  // [N][V32] allowed ids: bit id % 32 of word id / 32
   int32_t* masked;  // [N] 1: mask applies
-  static constexpr int kFields = 24;
+  int32_t* repeat_last_n;  // [N] penalties look at this many of the last ids; -1: all
+  int32_t* chain;  // [N][12] a chain of samplers (Sampler), ended by 0; empty: the usual ones
+  float* typical_p;  // [N] 1: off
+  float* top_n_sigma;  // [N] 0: off
+  float* xtc_probability;  // [N] 0: off
+  float* xtc_threshold;  // [N] above 0.5: off
+  float* dynatemp_range;  // [N] 0: off
+  float* dynatemp_exponent;  // [N] of the normalised entropy
+  float* mirostat_tau;  // [N] surprise to aim at, in bits
+  float* mirostat_eta;  // [N] rate at which mu follows
+  float* mu;  // [N] mirostat's state
+  float* dry_multiplier;  // [N] 0: off
+  float* dry_base;  // [N] of the power of the length
+  int32_t* dry_allowed_length;  // [N] repetitions that are shorter cost nothing
+  int32_t* dry_penalty_last_n;  // [N] look at this many of the last ids of the output; -1: all
+  uint32_t* breaker;  // [N][V32] ids that end a repetition, as bits like those of mask; read if dry_multiplier
+  static constexpr int kFields = 40;
   void bind(uint8_t* base, const int64_t* offsets) {
     ids = reinterpret_cast<int32_t*>(base + offsets[0]);
     page = reinterpret_cast<int32_t*>(base + offsets[1]);
@@ -126,6 +159,22 @@ struct Slots {
     bad_word = reinterpret_cast<int32_t*>(base + offsets[21]);
     mask = reinterpret_cast<uint32_t*>(base + offsets[22]);
     masked = reinterpret_cast<int32_t*>(base + offsets[23]);
+    repeat_last_n = reinterpret_cast<int32_t*>(base + offsets[24]);
+    chain = reinterpret_cast<int32_t*>(base + offsets[25]);
+    typical_p = reinterpret_cast<float*>(base + offsets[26]);
+    top_n_sigma = reinterpret_cast<float*>(base + offsets[27]);
+    xtc_probability = reinterpret_cast<float*>(base + offsets[28]);
+    xtc_threshold = reinterpret_cast<float*>(base + offsets[29]);
+    dynatemp_range = reinterpret_cast<float*>(base + offsets[30]);
+    dynatemp_exponent = reinterpret_cast<float*>(base + offsets[31]);
+    mirostat_tau = reinterpret_cast<float*>(base + offsets[32]);
+    mirostat_eta = reinterpret_cast<float*>(base + offsets[33]);
+    mu = reinterpret_cast<float*>(base + offsets[34]);
+    dry_multiplier = reinterpret_cast<float*>(base + offsets[35]);
+    dry_base = reinterpret_cast<float*>(base + offsets[36]);
+    dry_allowed_length = reinterpret_cast<int32_t*>(base + offsets[37]);
+    dry_penalty_last_n = reinterpret_cast<int32_t*>(base + offsets[38]);
+    breaker = reinterpret_cast<uint32_t*>(base + offsets[39]);
   }
 };
 }  // namespace octavo

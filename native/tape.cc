@@ -215,6 +215,7 @@ struct Pass {
         id = token;
       }
       slots.known[slot] = known + 1;
+      slots.mu[slot] = step.out_mu[result];
       const bool ends = known + 1 >= slots.length_limit[slot] || is_stop(slot, token);
       finished = finished || ends;
       if (ends || !as_drafted) over = sequence;

@@ -5,9 +5,10 @@
 // not on threads or the batch. Order of the steps (ops/sample.py states the same):
 //   1. a NaN or an infinity among the raw logits: status 1, token -1. Raw values stay as they are for 6.
 //   2. allowed ids (mask), logit_bias, bad_words, min_tokens             on a copy of the row, if any applies
-//   3. repetition_penalty, then frequency_penalty and presence_penalty
+//   3. repetition_penalty, then frequency_penalty and presence_penalty; DRY
 //   4. temperature 0: the first id in the total order (value descending, id ascending)
-//   5. else weights e^((value - max) / temperature); min_p, then top_k, then top_p cut the tail; one uniform of
+//   5. a slot with a chain: its samplers in its own order (sample_chain.h)
+//      else weights e^((value - max) / temperature); min_p, then top_k, then top_p cut the tail; one uniform of
 //      Philox(seed; position of the new token, choice, draw 0, 0) picks from the cumulative weights in ascending ids
 //   6. logprobs: log-softmax of the raw logits at the chosen id, its rank among them, and the most likely ids
 // A row with logit_target >= 0 skips 2 to 5: it reports 6 for that id, with all 20 most likely ids.
@@ -25,21 +26,10 @@
 // 2 / 2; temperature 13 / 31; top_k 50 9 / 13; top_p 0.9 20 / 48; greedy with 20 logprobs 14 / 36; repetition penalty over
 // 2,000 ids, greedy 20 / 20; temperature, top_k 40, top_p 0.95, repetition over 500 ids, 5 logprobs 24 / 45; top_p 0.9 of a
 // flat row 100 / 300; top_k 5,000 80 / 300.
-#include "philox.h"
-#include "sample_filters.h"
+#include "sample_chain.h"
 
 OCTAVO_BEGIN
 namespace {
-
-// One thread's part of the workspace.
-struct Workspace {
-  float* values;      // [P] the changed copy
-  int32_t* ids;       // [P] candidates; counts of the penalties before that
-  float* weights;     // [P] of candidates
-  float* raw_maxima;  // [P / 16]
-  float* maxima;      // [P / 16] of the changed copy
-  float* sums;        // [P / 256] of blocks
-};
 
 static inline i64 padded(i64 V) { return (V + kBlockIds - 1) / kBlockIds * kBlockIds; }
 
@@ -54,74 +44,12 @@ static Workspace carve(uint8_t* at, i64 V) {
   return {f, reinterpret_cast<int32_t*>(f + P), f + 2 * P, f + 3 * P, f + 3 * P + P / 16, f + 3 * P + P / 8};
 }
 
-// ln x for a finite x >= 1. x = 2^e m, sqrt(1/2) <= m < sqrt(2); ln m = 2 artanh((m - 1) / (m + 1)), |argument| <= 0.1716:
-// the term after s^21 is below 2 * 0.1716^23 / 23 = 2e-19.
-static double natural_log(double x) {
-  union {
-    double d;
-    uint64_t u;
-  } m = {x};
-  i64 e = static_cast<i64>(m.u >> 52) - 1023;
-  m.u = (m.u & 0xfffffffffffffu) | 0x3ff0000000000000u;
-  if (m.d > 1.4142135623730951) {
-    m.d *= 0.5;
-    e++;
-  }
-  const double s = (m.d - 1.0) / (m.d + 1.0), q = s * s;
-  double sum = 0;
-  for (int k = 21; k >= 1; k -= 2) sum = sum * q + 1.0 / k;
-  return static_cast<double>(e) * 0.69314718055994530942 + 2.0 * s * sum;
-}
-
-// The sum of weights at or before the cut; sums [blocks] gets those of the blocks.
-static double total(const Values& row, const Weighing& weigh, Cut cut, float* sums) {
-  double whole = 0;
-  for (i64 b = 0; b < row.blocks; b++) {
-    sums[b] = 0.0f;
-    if (!any(ge(load(row.maxima + b * 16), set1(cut.value)))) continue;
-    F sum = zero();
-    for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16) {
-      const F value = values_at(row.v, i, row.V);
-      sum = add(sum, kept(cut, value, i, weigh(value)));
-    }
-    sums[b] = reduce_add(sum);
-    whole += sums[b];
-  }
-  return whole;
-}
-
-// The id at which the cumulative weight passes u * total.
-static int32_t pick(const Values& row, const Weighing& weigh, Cut cut, double u, float* sums) {
-  const double point = u * total(row, weigh, cut, sums);
-  double before = 0;
-  i64 block = -1;
-  for (i64 b = 0; b < row.blocks; b++) {
-    if (sums[b] == 0.0f) continue;
-    block = b;
-    if (before + sums[b] > point) break;
-    before += sums[b];
-  }
-  if (block < 0) return -1;
-  int32_t last = -1;
-  alignas(64) float weight[16];
-  for (i64 i = block * kBlockIds, end = i + 16 * vectors_of(row.V, block); i < end; i += 16) {
-    const F value = values_at(row.v, i, row.V);
-    store(weight, kept(cut, value, i, weigh(value)));
-    for (int lane = 0; lane < 16; lane++) {
-      if (weight[lane] == 0.0f) continue;
-      last = static_cast<int32_t>(i + lane);
-      before += weight[lane];
-      if (before > point) return last;
-    }
-  }
-  return last;
-}
-
 // Steps 4 and 5.
-static int32_t choose(const Values& row, const Choice& c, const Workspace& ws) {
+static int32_t choose(const Values& row, const Choice& c, const Workspace& ws, float* mu) {
   const Slots& s = *c.slots;
   const i64 n = c.slot;
   if (s.temperature[n] == 0.0f) return argmax(row);
+  if (chained(c)) return run_chain(row, c, leading_changes(c), ws, mu);
   const Weighing weigh = {row.most, 1.0f / s.temperature[n], s.min_p[n]};
   const i64 k = s.top_k[n];
   const float p = s.top_p[n];
@@ -133,33 +61,13 @@ static int32_t choose(const Values& row, const Choice& c, const Workspace& ws) {
   } else if (p < 1.0f) {
     cut = top_p(row, weigh, p, list);
   }
-  const Philox draw = philox(s.seed[n], static_cast<uint32_t>(c.position), static_cast<uint32_t>(s.choice[n]), 0, 0);
-  return pick(row, weigh, cut, uniform(draw), ws.sums);
-}
-
-// The n most likely ids in order, n <= 20; their number.
-static i64 most_likely(const Values& raw, i64 n, int32_t* out, const Workspace& ws) {
-  n = n < raw.V ? n : raw.V;
-  if (n == 0) return 0;
-  const Weighing any_weight = {raw.most, 1.0f, 0.0f};
-  Candidates list = {ws.ids, ws.weights, padded(raw.V), 0};
-  if (n < raw.V) {
-    top_k(raw, any_weight, n, list, ws.sums, true);
-  } else {
-    collect(raw, any_weight, -kInfinity, kInfinity, list);
-  }
-  for (i64 k = 0; k < list.n; k++) {  // insertion: at most 20
-    const int32_t id = list.ids[k];
-    i64 at = k;
-    for (; at > 0 && order_key(raw.v[out[at - 1]], out[at - 1]) < order_key(raw.v[id], id); at--) out[at] = out[at - 1];
-    out[at] = id;
-  }
-  return list.n;
+  double whole = 0;
+  return pick(row, weigh, cut, drawn(c, kPickDraw), ws.sums, &whole);
 }
 
 // Step 6 for result row r.
 static void report(const Values& raw, int32_t id, i64 wanted, const Step& step, i64 r, const Workspace& ws) {
-  const double log_sum = natural_log(total(raw, {raw.most, 1.0f, 0.0f}, kEverything, ws.sums));
+  const double log_sum = natural_log(total(raw, plain(raw), kEverything, ws.sums));
   const double most = raw.most;
   step.out_logprob[r] = static_cast<float>(static_cast<double>(raw.v[id]) - most - log_sum);
   step.out_rank[r] = rank(raw, id);
@@ -174,6 +82,7 @@ static void clear_result(const Step& step, i64 r) {
   step.out_logprob[r] = 0.0f;
   step.out_rank[r] = 0;
   step.out_status[r] = 0;
+  step.out_mu[r] = 0.0f;
   for (i64 k = r * kMaxTopLogprobs; k < (r + 1) * kMaxTopLogprobs; k++) {
     step.out_top_id[k] = -1;
     step.out_top_logprob[k] = 0.0f;
@@ -203,6 +112,7 @@ static void sample_row(const Run& run, const float* v, i64 V, i64 logit, i64 r, 
   const i64 slot = step.seq_slot[step.logit_seq[logit]];
   const i64 position = static_cast<i64>(step.row_pos[step.logit_row[logit]]) + 1;
   const Choice choice = {slots.ids + slot * slots.L, position, slots.prompt_len[slot], &slots, slot};
+  step.out_mu[r] = slots.mu[slot];
   Values values = raw;
   if (changes(choice)) {
     for (i64 i = 0; i < V; i += 16) put_values(ws.values, i, V, values_at(v, i, V));
@@ -211,7 +121,8 @@ static void sample_row(const Run& run, const float* v, i64 V, i64 logit, i64 r, 
     values = {ws.values, V, raw.blocks, ws.maxima, changed};
     if (changed == -kInfinity) return refuse(step, r, 2);
   }
-  const int32_t token = choose(values, choice, ws);
+  const int32_t token = choose(values, choice, ws, &step.out_mu[r]);
+  if (token < 0) return refuse(step, r, 2);
   step.out_token[r] = token;
   if (slots.logprobs[slot] >= 0) {
     const i64 wanted = slots.logprobs[slot];

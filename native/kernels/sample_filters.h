@@ -1,108 +1,14 @@
-// One function per sampling parameter, in the order of sample.cc: those that change values in place, then those that cut
-// the tail off. Included by sample.cc alone. They know a row, one slot and its position; nothing of threads or results.
+// One function per sampling parameter that keeps some ids of a row, as cuts through an order. Included by sample_chain.h
+// alone. They know a row and numbers; nothing of slots, positions, threads or results.
 //
-// top_k and top_p give a Cut through the total order (value descending, id ascending), so that ties are settled by the id
-// and a top_k of k keeps exactly k ids; min_p is part of an id's weight. Nothing is sorted; see sample_select.h.
+// top_k, top_p and typical_p give a Cut, so that ties are settled by the id and a top_k of k keeps exactly k ids; min_p is
+// part of an id's weight. Nothing is sorted; see sample_select.h.
 #pragma once
-#include "sample_select.h"
+#include "sample_changes.h"
+#include "sample_powers.h"
 
 OCTAVO_BEGIN
 namespace {
-
-// The parameters of one sequence: its row of the slot table.
-struct Choice {
-  const int32_t* ids;  // what is known before the position: ids[0, position)
-  i64 position, prompt;
-  const Slots* slots;
-  i64 slot;
-};
-
-static inline bool in_vocabulary(int32_t id, i64 V) { return static_cast<uint32_t>(id) < static_cast<uint64_t>(V); }
-
-// allowed_token_ids, grammars: ids without their bit are forbidden.
-static void allow(const uint32_t* mask, i64 V, float* v) {
-  alignas(64) static constexpr int32_t kBit[16] = {1,      1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
-                                                   1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
-  for (i64 i = 0; i < V; i += 16) {
-    const I word = seti(static_cast<int32_t>(mask[i / 32] >> (i % 32)));
-    const M forbidden = eq_i(and_i(word, loadi(kBit)), zeroi());
-    put_values(v, i, V, select(forbidden, set1(-kInfinity), values_at(v, i, V)));
-  }
-}
-
-// logit_bias: value + bias.
-static void bias(const int32_t* ids, const float* values, i64 n, i64 V, float* v) {
-  for (i64 k = 0; k < n && k < kMaxLogitBias; k++)
-    if (in_vocabulary(ids[k], V)) v[ids[k]] += values[k];
-}
-
-// bad_words: {length, ids...} ..., 0. The last id of a word is forbidden where the ids before it end what is known.
-static void forbid_words(const int32_t* words, const Choice& c, i64 V, float* v) {
-  for (i64 at = 0; at < kMaxBadWordIds && words[at] > 0;) {
-    const i64 n = words[at];
-    const int32_t* word = words + at + 1;
-    at += 1 + n;
-    if (at > kMaxBadWordIds || n - 1 > c.position) continue;
-    i64 same = 0;
-    while (same < n - 1 && c.ids[c.position - (n - 1) + same] == word[same]) same++;
-    if (same == n - 1 && in_vocabulary(word[n - 1], V)) v[word[n - 1]] = -kInfinity;
-  }
-}
-
-// min_tokens: ids that would end the sequence are forbidden until enough are known.
-static void forbid_ends(const int32_t* ids, i64 n, i64 V, float* v) {
-  for (i64 k = 0; k < n && k < kMaxStopIds; k++)
-    if (in_vocabulary(ids[k], V)) v[ids[k]] = -kInfinity;
-}
-
-// repetition_penalty: once for every id of prompt and output. `count` [V] needs no initial value.
-static void penalize_repetition(const Choice& c, float penalty, i64 V, uint32_t* count, float* v) {
-  for (i64 k = 0; k < c.position; k++)
-    if (in_vocabulary(c.ids[k], V)) count[c.ids[k]] = 0;
-  for (i64 k = 0; k < c.position; k++) {
-    const int32_t id = c.ids[k];
-    if (!in_vocabulary(id, V) || count[id]) continue;
-    count[id] = 1;
-    const float x = v[id] > 0.0f ? v[id] / penalty : v[id] * penalty;
-    v[id] = x < 3.4e38f ? x : 3.4e38f;  // never +inf: a huge logit over a small penalty
-  }
-}
-
-// frequency_penalty per occurrence and presence_penalty once, for ids of the output.
-static void penalize_presence(const Choice& c, float presence, float frequency, i64 V, uint32_t* count, float* v) {
-  for (i64 k = c.prompt; k < c.position; k++)
-    if (in_vocabulary(c.ids[k], V)) count[c.ids[k]] = 0;
-  for (i64 k = c.prompt; k < c.position; k++)
-    if (in_vocabulary(c.ids[k], V)) count[c.ids[k]]++;
-  for (i64 k = c.prompt; k < c.position; k++) {
-    const int32_t id = c.ids[k];
-    if (!in_vocabulary(id, V) || !count[id]) continue;
-    v[id] = v[id] - frequency * static_cast<float>(count[id]) - presence;
-    count[id] = 0;
-  }
-}
-
-// Whether a parameter changes values at this position, so that the row has to be copied.
-static bool changes(const Choice& c) {
-  const Slots& s = *c.slots;
-  const i64 n = c.slot;
-  return s.masked[n] || s.biases[n] > 0 || s.bad_word[n * kMaxBadWordIds] > 0 ||
-         (c.position < s.min_known[n] && s.stop_ids[n] > 0) || s.repetition_penalty[n] != 1.0f ||
-         ((s.presence_penalty[n] != 0.0f || s.frequency_penalty[n] != 0.0f) && c.position > c.prompt);
-}
-
-// All of them, on a copy of the row.
-static void change(const Choice& c, i64 V, uint32_t* count, float* v) {
-  const Slots& s = *c.slots;
-  const i64 n = c.slot;
-  if (s.masked[n]) allow(s.mask + n * s.V32, V, v);
-  bias(s.bias_id + n * kMaxLogitBias, s.bias_value + n * kMaxLogitBias, s.biases[n], V, v);
-  forbid_words(s.bad_word + n * kMaxBadWordIds, c, V, v);
-  if (c.position < s.min_known[n]) forbid_ends(s.stop_id + n * kMaxStopIds, s.stop_ids[n], V, v);
-  if (s.repetition_penalty[n] != 1.0f) penalize_repetition(c, s.repetition_penalty[n], V, count, v);
-  if (s.presence_penalty[n] != 0.0f || s.frequency_penalty[n] != 0.0f)
-    penalize_presence(c, s.presence_penalty[n], s.frequency_penalty[n], V, count, v);
-}
 
 // How values become weights: e^((value - most) / temperature), 0 where that is below min_p (most itself weighs exactly 1).
 // Below kLeast a weight is 0 too, and exp never makes a denormal: those cost AVX2 30 ns a vector (a row with half of its
@@ -128,15 +34,16 @@ struct Candidates {
   i64 capacity, n;
 };
 
-// Ids with lo < value <= hi that min_p keeps. False if they do not fit.
-static bool collect(const Values& row, const Weighing& weigh, float lo, float hi, Candidates& out) {
+// Ids with lo < score <= hi that min_p keeps. False if they do not fit.
+template <class SCORE>
+static bool collect(const Values& row, const SCORE& score, const Weighing& weigh, float lo, float hi, Candidates& out) {
   out.n = 0;
   alignas(64) float weight[16];
   for (i64 b = 0; b < row.blocks; b++) {
-    if (!any(gt(load(row.maxima + b * 16), set1(lo)))) continue;
+    if (!any(gt(score.most(load(row.maxima + b * 16)), set1(lo)))) continue;
     for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16) {
-      const F value = values_at(row.v, i, row.V);
-      uint32_t hit = bits(gt(value, set1(lo))) & bits(le(value, set1(hi)));
+      const F value = values_at(row.v, i, row.V), rank = score(value);
+      uint32_t hit = bits(gt(rank, set1(lo))) & bits(le(rank, set1(hi)));
       if (!hit) continue;
       const F w = weigh(value);
       if (weigh.min_p > 0.0f) hit &= bits(gt(w, zero()));
@@ -164,20 +71,21 @@ static void trim(const Values& row, Cut cut, Candidates& list) {
   list.n = left;
 }
 
-// The weight (COUNT: the number) of the ids that min_p keeps: of all, and of those above each of four values. Added up in
-// the order of `total` in sample.cc.
+// The weight (COUNT: the number) of the ids that min_p keeps: of all, and of those above each of four scores. Added up in
+// the order of `total`.
 struct Mass {
   double whole, above[4];
 };
-template <bool COUNT>
-static Mass masses(const Values& row, const Weighing& weigh, const float* bounds) {
+template <bool COUNT, class SCORE>
+static Mass masses(const Values& row, const SCORE& score, const Weighing& weigh, const float* bounds) {
   Mass mass = {0, {0, 0, 0, 0}};
   for (i64 b = 0; b < row.blocks; b++) {
+    if (!alive(row, b)) continue;
     F whole = zero(), above[4] = {zero(), zero(), zero(), zero()};
     for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16) {
-      const F value = values_at(row.v, i, row.V), w = COUNT ? weigh.count(value) : weigh(value);
+      const F value = values_at(row.v, i, row.V), rank = score(value), w = COUNT ? weigh.count(value) : weigh(value);
       whole = add(whole, w);
-      for (int k = 0; k < 4; k++) above[k] = add(above[k], select(gt(value, set1(bounds[k])), w, zero()));
+      for (int k = 0; k < 4; k++) above[k] = add(above[k], select(gt(rank, set1(bounds[k])), w, zero()));
     }
     mass.whole += reduce_add(whole);
     for (int k = 0; k < 4; k++) mass.above[k] += reduce_add(above[k]);
@@ -185,22 +93,22 @@ static Mass masses(const Values& row, const Weighing& weigh, const float* bounds
   return mass;
 }
 
-// The first id at which the mass of the row reaches `target` (SHARE: that share of the whole mass). Four values at a time
+// The first id of an order, whose highest score is at most `top`, at which the mass of the row reaches `target` (SHARE: that share of the whole mass). Four values at a time
 // narrow the interval that holds it until its ids fit the list: at first, in temperatures below the maximum, where nuclei of
 // peaked to flat rows end; then evenly. A round costs as much as some 1,000 ids in the list do (flat row of 49,152 ids, top_p
 // 0.9, avx512: 223 us with a list of 8,192, 100 us with 1,024). Dropped: bounds around the interpolated place of the target
 // (normal rows take 3 to 6 rounds so, 3 to 5 evenly). Equal values cannot be told apart: after kRounds the list takes all.
 constexpr i64 kNarrow = 1024;
 constexpr int kRounds = 8;
-template <bool COUNT, bool SHARE>
-static Cut narrow(const Values& row, const Weighing& weigh, double target, Candidates& list) {
+template <bool COUNT, bool SHARE, class SCORE>
+static Cut narrow(const Values& row, const SCORE& score, float top, const Weighing& weigh, double target, Candidates& list) {
   const float unit = 1.0f / weigh.per_temperature;
-  float bounds[4] = {row.most - 2 * unit, row.most - 5 * unit, row.most - 9 * unit, row.most - 14 * unit};
-  float lo = -kInfinity, hi = row.most;
+  float bounds[4] = {top - 2 * unit, top - 5 * unit, top - 9 * unit, top - 14 * unit};
+  float lo = -kInfinity, hi = top;
   double before = 0;  // mass above hi
   const i64 capacity = list.capacity;
   for (int round = 0;; round++) {
-    const Mass mass = masses<COUNT>(row, weigh, bounds);
+    const Mass mass = masses<COUNT>(row, score, weigh, bounds);
     if (SHARE && round == 0) target *= mass.whole;
     for (int k = 0; k < 4 && lo < bounds[k]; k++) {
       if (mass.above[k] >= target) {
@@ -211,14 +119,14 @@ static Cut narrow(const Values& row, const Weighing& weigh, double target, Candi
       }
     }
     list.capacity = round < kRounds && capacity > kNarrow ? kNarrow : capacity;
-    const bool fits = collect(row, weigh, lo, hi, list);
+    const bool fits = collect(row, score, weigh, lo, hi, list);
     list.capacity = capacity;
     if (fits) break;
     const float low = lo > -kInfinity ? lo : hi - 90 * unit;  // e^-90: less than a weight can be
     for (int k = 0; k < 4; k++) bounds[k] = hi + (low - hi) * (0.2f * static_cast<float>(k + 1));
   }
   if (list.n == 0) return kEverything;  // nothing is left below `hi`: all are kept
-  return descend(row.v, list.ids, COUNT ? nullptr : list.weights, list.n, before, target);
+  return descend(row.v, score, list.ids, COUNT ? nullptr : list.weights, list.n, before, target);
 }
 
 // top_k: the cut after the k-th id that min_p keeps. 0 < k < V. `list` holds what is kept, unless `listed` is false.
@@ -227,28 +135,193 @@ static Cut top_k(const Values& row, const Weighing& weigh, i64 k, Candidates& li
   if (k <= row.blocks * 2) {
     const float bound = reached_by(row, k, list.ids, tops);
     cut = {bound, 0x7fffffff};
-    collect(row, weigh, bound > -kInfinity ? below(bound) : bound, kInfinity, list);
+    collect(row, ByValue{}, weigh, bound > -kInfinity ? below(bound) : bound, kInfinity, list);
     if (list.n <= k) return cut;
-    cut = descend(row.v, list.ids, nullptr, list.n, 0.0, static_cast<double>(k));
+    cut = descend(row.v, ByValue{}, list.ids, nullptr, list.n, 0.0, static_cast<double>(k));
   } else {
-    cut = narrow<true, false>(row, weigh, static_cast<double>(k), list);
+    cut = narrow<true, false>(row, ByValue{}, row.most, weigh, static_cast<double>(k), list);
   }
   if (!listed) return cut;
-  collect(row, weigh, cut.value > -kInfinity ? below(cut.value) : cut.value, kInfinity, list);
+  collect(row, ByValue{}, weigh, cut.value > -kInfinity ? below(cut.value) : cut.value, kInfinity, list);
   trim(row, cut, list);
   return cut;
 }
 
 // top_p over the whole row: ids are kept while the weight of those before them is below `share` of the whole.
 static Cut top_p(const Values& row, const Weighing& weigh, float share, Candidates& list) {
-  return narrow<false, true>(row, weigh, share, list);
+  return narrow<false, true>(row, ByValue{}, row.most, weigh, share, list);
 }
 
 // top_p over what top_k kept.
 static Cut top_p_of(const Values& row, float p, Candidates& list) {
   double whole = 0;
   for (i64 k = 0; k < list.n; k++) whole += list.weights[k];
-  return descend(row.v, list.ids, list.weights, list.n, 0.0, static_cast<double>(p) * whole);
+  return descend(row.v, ByValue{}, list.ids, list.weights, list.n, 0.0, static_cast<double>(p) * whole);
+}
+
+// The sum of weights at or before the cut; sums [blocks] gets those of the blocks.
+static double total(const Values& row, const Weighing& weigh, Cut cut, float* sums) {
+  double whole = 0;
+  for (i64 b = 0; b < row.blocks; b++) {
+    sums[b] = 0.0f;
+    if (!alive(row, b, cut.value)) continue;
+    F sum = zero();
+    for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16) {
+      const F value = values_at(row.v, i, row.V);
+      sum = add(sum, kept(cut, value, i, weigh(value), zero()));
+    }
+    sums[b] = reduce_add(sum);
+    whole += sums[b];
+  }
+  return whole;
+}
+
+// The id at which the cumulative weight passes u * *whole, which is set to the total.
+static int32_t pick(const Values& row, const Weighing& weigh, Cut cut, double u, float* sums, double* whole) {
+  *whole = total(row, weigh, cut, sums);
+  const double point = u * *whole;
+  double before = 0;
+  i64 block = -1;
+  for (i64 b = 0; b < row.blocks; b++) {
+    if (sums[b] == 0.0f) continue;
+    block = b;
+    if (before + sums[b] > point) break;
+    before += sums[b];
+  }
+  if (block < 0) return -1;
+  int32_t last = -1;
+  alignas(64) float weight[16];
+  for (i64 i = block * kBlockIds, end = i + 16 * vectors_of(row.V, block); i < end; i += 16) {
+    const F value = values_at(row.v, i, row.V);
+    store(weight, kept(cut, value, i, weigh(value), zero()));
+    for (int lane = 0; lane < 16; lane++) {
+      if (weight[lane] == 0.0f) continue;
+      last = static_cast<int32_t>(i + lane);
+      before += weight[lane];
+      if (before > point) return last;
+    }
+  }
+  return last;
+}
+
+// The filters of a chain: each acts on what the ones before it left, with weights e^(value - most).
+
+static inline Weighing plain(const Values& row) { return {row.most, 1.0f, 0.0f}; }
+
+// What `weights` say of a row: their sum, the mean of value - most under them, and how many ids there are.
+struct Spread {
+  double whole, mean, ids;
+  double entropy() const { return natural_log(whole) - mean; }  // -sum p ln p, with ln p = (value - most) - ln whole
+};
+static Spread spread(const Values& row) {
+  const Weighing weigh = plain(row);
+  Spread made = {0, 0, 0};
+  for (i64 b = 0; b < row.blocks; b++) {
+    if (!alive(row, b)) continue;
+    F whole = zero(), moment = zero(), ids = zero();
+    for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16) {
+      const F value = values_at(row.v, i, row.V), w = weigh(value);
+      whole = add(whole, w);
+      moment = add(moment, mul(w, max(sub(value, set1(row.most)), set1(-90.0f))));  // 0 * -90, never 0 * -inf
+      ids = add(ids, weigh.count(value));
+    }
+    made.whole += reduce_add(whole);
+    made.mean += reduce_add(moment);
+    made.ids += reduce_add(ids);
+  }
+  made.mean /= made.whole;
+  return made;
+}
+
+// top_n_sigma (Tang et al.: Top-n sigma, 2024): the least value that stays is n standard deviations below the greatest one.
+static Cut top_n_sigma(const Values& row, float n) {
+  double sum = 0, squares = 0, ids = 0, mean = 0;
+  for (int pass = 0; pass < 2; pass++) {  // the second around the mean: squares of what is far from 0 would cancel
+    const F centre = set1(row.most + static_cast<float>(mean));
+    for (i64 b = 0; b < row.blocks; b++) {
+      if (!alive(row, b)) continue;
+      F s = zero(), count = zero();
+      for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16) {
+        const F value = values_at(row.v, i, row.V), d = sub(value, centre);
+        const M there = gt(value, set1(-kInfinity));
+        s = add(s, select(there, pass == 0 ? d : mul(d, d), zero()));
+        if (pass == 0) count = add(count, select(there, set1(1.0f), zero()));
+      }
+      (pass == 0 ? sum : squares) += reduce_add(s);
+      if (pass == 0) ids += reduce_add(count);
+    }
+    mean = sum / ids;
+  }
+  const double sigma = __builtin_sqrt(squares / ids);
+  return {static_cast<float>(static_cast<double>(row.most) - static_cast<double>(n) * sigma), 0x7fffffff};
+}
+
+// typical_p (Meister et al.: Locally typical sampling, 2022): ids whose surprise is nearest to the entropy stay, until their
+// weight reaches the share. |-ln p - entropy| = |(value - most) - mean|: the centre is the mean value.
+static Cut typical_p(const Values& row, ByNearness near, float share, Candidates& list) {
+  return narrow<false, true>(row, near, 0.0f, plain(row), share, list);
+}
+static ByNearness typical_centre(const Values& row) {
+  return {static_cast<float>(static_cast<double>(row.most) + spread(row).mean)};
+}
+
+// XTC (exclude top choices, p-e-w in oobabooga/text-generation-webui #6335): the last id, in the total order, of those whose
+// probability reaches the threshold; all ids before it leave. The value is -inf if fewer than two reach it.
+static Cut xtc(const Values& row, float threshold, float* sums) {
+  const Weighing weigh = plain(row);
+  const float least = static_cast<float>(static_cast<double>(threshold) * total(row, weigh, kEverything, sums));
+  Cut last = {kInfinity, -1};
+  i64 reached = 0;
+  for (i64 b = 0; b < row.blocks; b++) {
+    if (!alive(row, b) || !any(ge(weigh(load(row.maxima + b * 16)), set1(least)))) continue;
+    for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16) {
+      const F value = values_at(row.v, i, row.V);
+      uint32_t hit = bits(ge(weigh(value), set1(least))) & bits(gt(value, set1(-kInfinity)));
+      for (; hit; hit &= hit - 1) {
+        const i64 id = i + __builtin_ctz(hit);
+        reached++;
+        if (row.v[id] <= last.value) last = {row.v[id], static_cast<int32_t>(id)};
+      }
+    }
+  }
+  return reached < 2 ? Cut{-kInfinity, -1} : last;
+}
+
+// The temperature between `given` - range and `given` + range that the entropy asks for, as a share of the greatest one that
+// as many ids can have, to the power of the exponent (kalomaze, in llama.cpp #4972). At least kColdest.
+constexpr float kColdest = 0.01f;
+static float dynamic_temperature(const Values& row, float given, float range, float exponent) {
+  const Spread s = spread(row);
+  if (s.ids < 2) return given;
+  const double low = given > range ? static_cast<double>(given) - range : 0.0, high = static_cast<double>(given) + range;
+  double share = s.entropy() / natural_log(s.ids);
+  share = share < 1e-300 ? 1e-300 : share > 1.0 ? 1.0 : share;
+  const float made = static_cast<float>(low + (high - low) * exponential(-exponent * natural_log(1.0 / share)));
+  return made > kColdest ? made : kColdest;
+}
+
+// Mirostat 2 (Basu et al.: Mirostat, ICLR 2021): the least weight that stays, that of a surprise of mu bits. Above 1 nothing
+// would stay: then the first id does.
+static float mirostat_least(const Values& row, float mu, float* sums) {
+  const double least = total(row, plain(row), kEverything, sums) * exponential(-static_cast<double>(mu) * kLn2);
+  return least < 2.0 ? static_cast<float>(least) : 2.0f;
+}
+
+// Mirostat 1: how many ids stay, from the exponent of Zipf's law that the n most likely values [n], descending, show.
+static i64 mirostat_count(const float* top, i64 n, i64 vocabulary, float mu) {
+  double products = 0, squares = 0;
+  for (i64 i = 0; i + 1 < n; i++) {
+    const double t = natural_log(static_cast<double>(i + 2) / static_cast<double>(i + 1));
+    products += t * (static_cast<double>(top[i]) - static_cast<double>(top[i + 1]));
+    squares += t * t;
+  }
+  if (!(products > 0)) return vocabulary;  // flat
+  const double s = products / squares, e = s - 1.0, log_n = natural_log(static_cast<double>(vocabulary));
+  const double shrink = 1.0 - exponential(-e * log_n);
+  const double share = e < 1e-9 && e > -1e-9 ? 1.0 / log_n : e / shrink;  // e / (1 - N^-e) is above 0 for every e
+  const double log_share = share >= 1.0 ? natural_log(share) : -natural_log(1.0 / share);
+  const double k = exponential((log_share + static_cast<double>(mu) * kLn2) / s);
+  return k < 1.0 ? 1 : k < static_cast<double>(vocabulary) ? static_cast<i64>(k) : vocabulary;
 }
 
 }  // namespace

@@ -24,12 +24,18 @@ struct Values {
   float most;           // the maximum; -inf if every id is forbidden
 };
 
-// The ids before and up to `id` among those of `value`: a cut through the total order.
+// The ids before and up to `id` among those of `value`: a cut through the total order, or another one of scores.
 struct Cut {
   float value;
   int32_t id;
 };
 constexpr Cut kEverything = {-kInfinity, 0x7fffffff};
+
+// Whether a block has an id that reaches `least` and is not forbidden. Values of a block that has none may be stale.
+static inline bool alive(const Values& row, i64 block, float least = -kInfinity) {
+  constexpr float kLowest = -3.402823466e38f;
+  return any(ge(load(row.maxima + block * 16), set1(least > kLowest ? least : kLowest)));
+}
 
 static inline i64 vectors_of(i64 V, i64 block) {
   const i64 n = (V - block * kBlockIds + 15) / 16;
@@ -92,13 +98,13 @@ static int32_t argmax(const Values& row) {
   return -1;
 }
 
-// x where the ids from i on stand before or at the cut, else 0.
-static inline F kept(Cut cut, F value, i64 i, F x) {
+// x where the ids from i on, whose scores are `rank`, stand before or at the cut, else `other`.
+static inline F kept(Cut cut, F rank, i64 i, F x, F other) {
   const F bound = set1(cut.value);
-  if (i + 15 <= cut.id) return select(ge(value, bound), x, zero());
-  const F above = select(gt(value, bound), x, zero());
+  if (i + 15 <= cut.id) return select(ge(rank, bound), x, other);
+  const F above = select(gt(rank, bound), x, other);
   if (i > cut.id) return above;
-  return select(mask_n(cut.id - i + 1), select(ge(value, bound), x, zero()), above);
+  return select(mask_n(cut.id - i + 1), select(ge(rank, bound), x, other), above);
 }
 
 // 1 + the number of ids that stand before `id`. Counts in floats: exact below 2^24 a lane.
@@ -108,10 +114,23 @@ static int32_t rank(const Values& row, int32_t id) {
   for (i64 b = 0; b < row.blocks; b++) {
     if (!any(ge(load(row.maxima + b * 16), set1(cut.value)))) continue;
     for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16)
-      count = add(count, kept(cut, values_at(row.v, i, row.V), i, set1(1.0f)));
+      count = add(count, kept(cut, values_at(row.v, i, row.V), i, set1(1.0f), zero()));
   }
   return static_cast<int32_t>(reduce_add(count));
 }
+
+// An order of ids: of higher scores first. By value, or (typical_p) by nearness to a centre. -inf stays -inf.
+struct ByValue {
+  F operator()(F value) const { return value; }
+  float operator()(float value) const { return value; }
+  F most(F maximum) const { return maximum; }  // that ids can reach whose values are at most `maximum`
+};
+struct ByNearness {
+  float centre;
+  F operator()(F value) const { return neg(abs(sub(value, set1(centre)))); }
+  float operator()(float value) const { return value > centre ? centre - value : value - centre; }
+  F most(F maximum) const { return (*this)(min(maximum, set1(centre))); }
+};
 
 // Distinct integers that descend as the total order does.
 static inline uint64_t order_key(float value, int32_t id) {
@@ -137,13 +156,14 @@ static inline float below(float value) {
   return x.f;
 }
 
-// The first of the n ids, in the total order, at which start + the sum of weights (of 1 each without weights) reaches
+// The first of the n ids, by score (of a value) and then by id, at which start + the sum of weights (of 1 each without weights) reaches
 // target; the last one if none does. n > 0, start < target. Changes ids and weights: a radix descent over the keys that are
 // left, 256 buckets of the range that they span, so linear in n, and at most 8 rounds even if all values are equal.
-static Cut descend(const float* v, int32_t* ids, float* weights, i64 n, double start, double target) {
+template <class SCORE>
+static Cut descend(const float* v, const SCORE& score, int32_t* ids, float* weights, i64 n, double start, double target) {
   uint64_t lo = ~uint64_t{0}, hi = 0;
   for (i64 k = 0; k < n; k++) {
-    const uint64_t key = order_key(v[ids[k]], ids[k]);
+    const uint64_t key = order_key(score(v[ids[k]]), ids[k]);
     lo = key < lo ? key : lo;
     hi = key > hi ? key : hi;
   }
@@ -151,13 +171,13 @@ static Cut descend(const float* v, int32_t* ids, float* weights, i64 n, double s
     const int width = 64 - __builtin_clzll(hi - lo), shift = width > 8 ? width - 8 : 0;
     double sum[256];
     for (double& each : sum) each = 0;
-    for (i64 k = 0; k < n; k++) sum[(order_key(v[ids[k]], ids[k]) - lo) >> shift] += weights ? weights[k] : 1.0;
+    for (i64 k = 0; k < n; k++) sum[(order_key(score(v[ids[k]]), ids[k]) - lo) >> shift] += weights ? weights[k] : 1.0;
     uint64_t bucket = (hi - lo) >> shift;
     while (bucket > 0 && start + sum[bucket] < target) start += sum[bucket--];
     i64 left = 0;
     uint64_t least = ~uint64_t{0}, most = 0;
     for (i64 k = 0; k < n; k++) {
-      const uint64_t key = order_key(v[ids[k]], ids[k]);
+      const uint64_t key = order_key(score(v[ids[k]]), ids[k]);
       if ((key - lo) >> shift != bucket) continue;
       ids[left] = ids[k];
       if (weights) weights[left] = weights[k];
@@ -169,7 +189,7 @@ static Cut descend(const float* v, int32_t* ids, float* weights, i64 n, double s
     lo = least;
     hi = most;
   }
-  return {v[ids[0]], ids[0]};
+  return {score(v[ids[0]]), ids[0]};
 }
 
 // A value that at least k ids reach, 0 < k <= V: the k-th largest maximum of blocks where they are many enough to make it
@@ -180,7 +200,7 @@ static float reached_by(const Values& row, i64 k, int32_t* ids, float* tops) {
   if (k > n) return -kInfinity;
   for (i64 b = 0; whole_blocks && b < n; b++) tops[b] = reduce_max(load(row.maxima + b * 16));
   for (i64 i = 0; i < n; i++) ids[i] = static_cast<int32_t>(i);
-  return descend(whole_blocks ? tops : row.maxima, ids, nullptr, n, 0.0, static_cast<double>(k)).value;
+  return descend(whole_blocks ? tops : row.maxima, ByValue{}, ids, nullptr, n, 0.0, static_cast<double>(k)).value;
 }
 
 }  // namespace

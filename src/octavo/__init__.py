@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from octavo.async_llm import AsyncLLM
+    from octavo.beam_search import BeamSearchParams
     from octavo.llm import LLM
     from octavo.request import RequestOutput
     from octavo.sampling_params import SamplingParams
     from octavo.start import start_in_process
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "AsyncLLM", "RequestOutput", "SamplingParams", "__version__", "start_in_process"]
+__all__ = [
+    "LLM", "AsyncLLM", "BeamSearchParams", "RequestOutput", "SamplingParams", "__version__", "start_in_process"
+]  # fmt: skip
 
 _PLACES = {
     "LLM": "octavo.llm",
     "AsyncLLM": "octavo.async_llm",
+    "BeamSearchParams": "octavo.beam_search",
     "RequestOutput": "octavo.request",
     "SamplingParams": "octavo.sampling_params",
     "start_in_process": "octavo.start",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from octavo.engine.client import EngineClient
@@ -27,7 +27,9 @@ from octavo.request import (
     Usage,
 )
 from octavo.sampling_params import SamplingParams, pack_bad_words
-from octavo.text.events import Event, Finished, LogprobEntry, TextDelta
+from octavo.text.best_of import Answers, BestOf
+from octavo.text.breakers import Breakers
+from octavo.text.events import Event, Finished, LogprobEntry, PromptFacts, TextDelta
 from octavo.text.output import Output
 from octavo.tokenizer.detokenizer import Detokenizer
 from octavo.tokenizer.tokenizer import LONG_TEXT, Tokenizer
@@ -49,16 +51,6 @@ class Renderer(Protocol):
 
     def close(self) -> None:
         """End the worker process of request-supplied templates."""
-
-
-@dataclass
-class PromptFacts:
-    """What is known of a prompt; the last two fields come with the first output."""
-
-    token_ids: tuple[int, ...]
-    text: str | None = None
-    cached_tokens: int = 0
-    logprobs: list[LogprobEntry | None] | None = None
 
 
 class Generation:
@@ -152,6 +144,7 @@ class AsyncLLM:
         self.renderer = renderer
         self.defaults = dict(defaults or {})
         self.info = client.info
+        self.breakers = Breakers(tokenizer, self.info.vocab_size)
 
     def default_sampling_params(self, **changes: Any) -> SamplingParams:
         """The server's defaults with `changes` over them; None counts as left out."""
@@ -168,10 +161,33 @@ class AsyncLLM:
         salt: str = "",
         priority: int = 0,
         seed_bits: int = 64,
-    ) -> Generation:
+    ) -> Answers:
         """A Generation of a text or of ids. Raises InvalidRequest or ContextLengthExceeded before anything runs.
 
         seed_bits: of a seed that is made here, because the parameters have none."""
+        best_of = params.best_of
+        every = params
+        if best_of is not None:
+            every = replace(params, n=best_of, best_of=None, logprobs=params.logprobs or 0)
+        request, facts = await self.request_of(
+            prompt, every, request_id=request_id, add_special_tokens=add_special_tokens, salt=salt, priority=priority,
+            seed_bits=seed_bits,
+        )  # fmt: skip
+        generation = Generation(self, request, facts)
+        return generation if best_of is None else BestOf(generation, params.n, params.logprobs)
+
+    async def request_of(
+        self,
+        prompt: str | PromptIds,
+        params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        add_special_tokens: bool = True,
+        salt: str = "",
+        priority: int = 0,
+        seed_bits: int = 64,
+    ) -> tuple[Request, PromptFacts]:
+        """What the engine would be told of a text or of ids. Raises InvalidRequest or ContextLengthExceeded."""
         if isinstance(prompt, str):
             ids = await self.encode(prompt, add_special_tokens)
             facts = PromptFacts(ids, prompt)
@@ -181,13 +197,14 @@ class AsyncLLM:
         seed = secrets.randbits(seed_bits) if params.seed is None else params.seed % 2**64
         words = tuple(ids for word in params.bad_words for ids in self._bad_word(word))
         pack_bad_words(words)  # refuses what does not fit
+        breakers = self.breakers.bits(params.dry_sequence_breakers) if params.dry_multiplier > 0 else b""
         request = Request(
-            request_id or f"req-{secrets.token_hex(12)}", facts.token_ids, params, seed, bad_word_ids=words, salt=salt,
-            priority=priority,
+            request_id or f"req-{secrets.token_hex(12)}", facts.token_ids, params, seed, bad_word_ids=words,
+            breaker_bits=breakers, salt=salt, priority=priority,
         )  # fmt: skip
-        return Generation(self, request, facts)
+        return request, facts
 
-    async def submit_chat(self, chat: ChatRequest, *, request_id: str | None = None, salt: str = "") -> Generation:
+    async def submit_chat(self, chat: ChatRequest, *, request_id: str | None = None, salt: str = "") -> Answers:
         """A Generation of a conversation, through the model's chat template."""
         text = await self.render(chat)
         return await self.submit(text, chat.params, request_id=request_id, add_special_tokens=False, salt=salt)
@@ -295,7 +312,7 @@ def _is_short(chat: ChatRequest) -> bool:
 class _Collector:
     """Events of a generation -> vLLM's RequestOutput."""
 
-    def __init__(self, generation: Generation) -> None:
+    def __init__(self, generation: Answers) -> None:
         params = generation.request.params
         total = None if params.logprobs is None else 0.0
         self._generation = generation
@@ -326,18 +343,18 @@ class _Collector:
         )
 
 
-async def collect(generation: Generation) -> AsyncIterator[RequestOutput]:
+async def collect(generation: Answers) -> AsyncIterator[RequestOutput]:
     """RequestOutputs, one after each batch of events, cumulative."""
     collector = _Collector(generation)
-    async for events in generation:
+    async for events in items(generation):
         collector.take(events)
         yield collector.output()
 
 
-async def gather(generation: Generation) -> RequestOutput:
+async def gather(generation: Answers) -> RequestOutput:
     """The finished RequestOutput."""
     collector = _Collector(generation)
-    async for events in generation:
+    async for events in items(generation):
         collector.take(events)
     return collector.output()
 

@@ -12,12 +12,14 @@ import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from octavo.async_llm import AsyncLLM, Generation, gather
+from octavo.async_llm import AsyncLLM, gather
+from octavo.beam_search import BeamSearchParams, beam_search
 from octavo.engine.messages import EngineStats
 from octavo.errors import InvalidRequest
 from octavo.request import ChatRequest, RequestOutput
 from octavo.sampling_params import SamplingParams
 from octavo.start import start_in_process
+from octavo.text.best_of import Answers
 
 T = TypeVar("T")
 Prompt = str | Sequence[int] | Mapping[str, Any]
@@ -92,6 +94,23 @@ class LLM:
         ]
         return self._wait(_gather(calls, use_tqdm))
 
+    def beam_search(
+        self, prompts: Prompt | Sequence[Prompt], params: BeamSearchParams, use_tqdm: bool = True
+    ) -> list[RequestOutput]:
+        """The `params.beam_width` best answers to each prompt, the best first; `cumulative_logprob` is a beam's own."""
+        given = SamplingParams(n=params.beam_width, logprobs=0, max_tokens=params.max_tokens, temperature=0)
+        calls = [beam_search(self.llm, _unwrap(prompt), params, given) for prompt in _listed(prompts)]
+        return self._wait(_gather(calls, use_tqdm))
+
+    def score_tokens(self, prompts: Prompt | Sequence[Prompt], use_tqdm: bool = True) -> list[list[float]]:
+        """Log-probability of every token of each prompt given those before it: one fewer than it has tokens."""
+        params = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, ignore_eos=True, detokenize=False)
+        scores = []
+        for output in self.generate(prompts, params, use_tqdm):
+            rest = zip(output.prompt_token_ids[1:], (output.prompt_logprobs or [None])[1:], strict=True)
+            scores.append([entry[id_].logprob for id_, entry in rest if entry is not None])
+        return scores
+
     def get_tokenizer(self) -> Any:
         """The tokenizer: encode, decode and the special ids."""
         return self.llm.tokenizer
@@ -158,12 +177,12 @@ def _unwrap(prompt: Prompt) -> str | Sequence[int]:
     return found
 
 
-async def _gather(calls: Sequence[Coroutine[Any, Any, Generation]], bar: bool) -> list[RequestOutput]:
+async def _gather(calls: Sequence[Coroutine[Any, Any, Answers]], bar: bool) -> list[RequestOutput]:
     """Run all; the last RequestOutput of each."""
     generations = [await call for call in calls]
     with _Progress(len(calls), bar) as progress:
 
-        async def last(generation: Generation) -> RequestOutput:
+        async def last(generation: Answers) -> RequestOutput:
             output = await gather(generation)
             progress.advance(generation.usage.completion_tokens)
             return output

@@ -40,10 +40,12 @@ class ChatRequest:
 
 @dataclass(frozen=True)
 class Resume:
-    """What a new engine needs to go on with a choice: the ids that the front has already seen."""
+    """What a new engine needs to go on with a choice: the ids that the front has already seen, and Mirostat's mu after
+    them."""
 
     choice: int
     emitted_ids: tuple[int, ...]
+    mu: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Request:
     params: SamplingParams
     seed: int
     bad_word_ids: tuple[tuple[int, ...], ...] = ()  # params.bad_words, tokenized by the front
+    breaker_bits: bytes = b""  # params.dry_sequence_breakers as a mask of ids, bit id % 8 of byte id / 8
     salt: str = ""
     tenant: str = ""
     priority: int = 0  # lower runs first, as in vLLM

@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar, cast
 
 from octavo.errors import InvalidRequest
+from octavo.parameter import ID_END, Kind, Parameter, biases, ids, items, number, shown, switch, texts, whole
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20  # this and the next three bounds are those of the slot table (execution/layout.py)
@@ -19,32 +20,19 @@ MAX_STOP_TOKEN_IDS = 48  # of 64 columns; the others are left to the model's own
 MAX_LOGIT_BIAS = 1024
 MAX_BAD_WORD_IDS = 1024  # length, ids, length, ids, ..., 0
 MAX_STOP_STRINGS = 16
-MAX_TEXT = 1024  # characters of a stop string or a bad word
+MAX_BREAKERS = 64
+# Samplers by llama.cpp's names, with their codes in a chain of the slot table; the last three end one.
+SAMPLER_CODES = {
+    "penalties": 1, "dry": 2, "top_n_sigma": 3, "top_k": 4, "typ_p": 5, "top_p": 6, "min_p": 7, "xtc": 8,
+    "temperature": 9, "mirostat": 10, "mirostat_v2": 11, "pick": 12,
+}  # fmt: skip
+SAMPLERS = tuple(SAMPLER_CODES)[:9]
+# Where nobody orders them. It means what vLLM's order does for vLLM's parameters; what costs least stands first.
+DEFAULT_ORDER = ("penalties", "dry", "top_n_sigma", "top_k", "temperature", "min_p", "typ_p", "top_p", "xtc")
+_CHANGES = ("penalties", "dry")
 MIN_TEMPERATURE = 0.01  # as in vLLM: a temperature above 0 but below this becomes this
 
 T = TypeVar("T")
-_ID_END = 2**31  # ids are int32
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What values a parameter takes: `read` gives the value to keep or raises ValueError; `expects` ends "must be"."""
-
-    expects: str
-    read: Callable[[Any], Any]
-    nullable: bool = False  # None is a value of its own, not the default
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One parameter. `column` names the field of SLOT_FIELDS that it fills; `scalar`: it is copied there as it is."""
-
-    name: str
-    default: object
-    kind: Kind
-    meaning: str
-    column: str | None = None
-    scalar: bool = False
 
 
 def _parameter(
@@ -56,98 +44,21 @@ def _parameter(
     return field(default=default, metadata={"parameter": made})
 
 
-def _whole(value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise ValueError(value)
-    return value
+def names() -> Kind:
+    """An order of samplers: a list, or a text with ';' between the names. None: the default order."""
 
-
-def whole(low: int, high: int, *, none: str = "", synonyms: Mapping[int, int | None] | None = None) -> Kind:
-    """A whole number in [low, high]; `none` says what None means where it is a value; synonyms stand for others."""
-
-    def read(value: Any) -> int | None:
-        if none and value is None:
+    def read(value: Any) -> tuple[str, ...] | None:
+        if value is None:
             return None
-        if synonyms and type(value) is int and value in synonyms:
-            return synonyms[value]
-        return _whole(value, low, high)
-
-    return Kind(f"a whole number from {low} to {high}" + (f", or null ({none})" if none else ""), read, bool(none))
-
-
-def number(low: float, high: float, *, above: bool = False) -> Kind:
-    """A finite number in [low, high], or in (low, high] if `above`."""
-
-    def read(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, str):
+            value = [name.strip() for name in value.split(";") if name.strip()]
+        spelled = {"temp": "temperature", "typical_p": "typ_p", "top_nsigma": "top_n_sigma"}
+        made = tuple(spelled.get(each, each) for each in items(value, len(SAMPLERS)) if isinstance(each, str))
+        if len(set(made)) != len(value) or not set(made) <= set(SAMPLERS):
             raise ValueError(value)
-        if not low <= value <= high or (above and value == low):  # a NaN compares false
-            raise ValueError(value)
-        return float(value)
-
-    return Kind(f"a number above {low:g} and up to {high:g}" if above else f"a number from {low:g} to {high:g}", read)
-
-
-def switch() -> Kind:
-    """true or false, nothing that merely looks like it."""
-
-    def read(value: Any) -> bool:
-        if not isinstance(value, bool):
-            raise ValueError(value)
-        return value
-
-    return Kind("true or false", read)
-
-
-def texts(most: int) -> Kind:
-    """One string or a list of strings, none of them empty."""
-
-    def read(value: Any) -> tuple[str, ...]:
-        made = (value,) if isinstance(value, str) else _items(value, most)
-        if not all(isinstance(each, str) and 0 < len(each) <= MAX_TEXT for each in made):
-            raise ValueError(value)
-        return tuple(made)
-
-    return Kind(f"at most {most} strings of 1 to {MAX_TEXT} characters", read)
-
-
-def ids(most: int, *, none: str = "") -> Kind:
-    """A list of token ids; doubles are dropped, the order is kept."""
-
-    def read(value: Any) -> tuple[int, ...] | None:
-        if none and value is None:
-            return None
-        made = tuple(dict.fromkeys(_whole(each, 0, _ID_END - 1) for each in _items(value, most)))
-        if none and not made:
-            raise ValueError(value)  # an empty list of allowed ids would allow nothing
         return made
 
-    if none:
-        return Kind(f"1 to {most} token ids, or null ({none})", read, True)
-    return Kind(f"at most {most} token ids", read)
-
-
-def biases(most: int, bound: float) -> Kind:
-    """A map of token ids (also as strings, as JSON has them) to biases."""
-
-    def read(value: Any) -> dict[int, float]:
-        if not isinstance(value, Mapping) or len(value) > most:
-            raise ValueError(value)
-        one = number(-bound, bound).read
-        made = {}
-        for key, bias in value.items():
-            if isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= 10:
-                key = int(key)
-            made[_whole(key, 0, _ID_END - 1)] = one(bias)
-        return dict(sorted(made.items()))
-
-    return Kind(f"a map of at most {most} token ids to numbers from {-bound:g} to {bound:g}", read)
-
-
-def _items(value: Any, most: int) -> Sequence[Any]:
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) > most:
-        raise ValueError(value)
-    return value
+    return Kind(f"a list, or a text with ';' between, of some of {', '.join(SAMPLERS)}, each once", read, True)
 
 
 # fmt: off
@@ -161,6 +72,9 @@ class SamplingParams:
 
     n: int = _parameter(
         1, whole(1, MAX_CHOICES), "how many answers; each has its own random numbers", column="choice")
+    best_of: int | None = _parameter(
+        None, whole(1, MAX_CHOICES, none="n"), "make this many answers and give back the n of the highest mean "
+        "log-probability a token; nothing comes before all are there")
     presence_penalty: float = _parameter(
         0.0, number(-2, 2), "subtracted from the logit of every id that the answer contains",
         column="presence_penalty", scalar=True)
@@ -177,11 +91,57 @@ class SamplingParams:
         1.0, number(0, 1, above=True), "keep the most likely ids until their probability reaches it; 1: off",
         column="top_p", scalar=True)
     top_k: int = _parameter(
-        0, whole(0, _ID_END - 1, synonyms={-1: 0}), "keep this many of the most likely ids; 0 or -1: off",
+        0, whole(0, ID_END - 1, synonyms={-1: 0}), "keep this many of the most likely ids; 0 or -1: off",
         column="top_k", scalar=True)
     min_p: float = _parameter(
         0.0, number(0, 1), "drop ids less likely than this share of the most likely one; 0: off",
         column="min_p", scalar=True)
+    typical_p: float = _parameter(
+        1.0, number(0, 1, above=True),
+        "keep the ids whose surprise is nearest to the mean one until their probability reaches it; 1: off",
+        column="typical_p", scalar=True)
+    top_n_sigma: float = _parameter(
+        0.0, number(-1, 100), "keep the logits that are at most this many standard deviations below the greatest; "
+        "0 or less: off", column="top_n_sigma", scalar=True)
+    xtc_probability: float = _parameter(
+        0.0, number(0, 1), "how often all ids but the least likely of those that reach xtc_threshold are dropped; "
+        "0: never", column="xtc_probability", scalar=True)
+    xtc_threshold: float = _parameter(
+        0.1, number(0, 1), "the probability that makes an id a top choice for XTC; above 0.5: off",
+        column="xtc_threshold", scalar=True)
+    dynatemp_range: float = _parameter(
+        0.0, number(0, 1000), "the entropy chooses a temperature up to this far below and above the one given; 0: off",
+        column="dynatemp_range", scalar=True)
+    dynatemp_exponent: float = _parameter(
+        1.0, number(0, 100), "power of the normalised entropy in dynatemp_range",
+        column="dynatemp_exponent", scalar=True)
+    mirostat: int = _parameter(
+        0, whole(0, 2), "1 or 2: that version of Mirostat keeps the answer's surprise at mirostat_tau, in the place of "
+        "every sampler but penalties, dry and temperature", column="mu")
+    mirostat_tau: float = _parameter(
+        5.0, number(0, 100), "the surprise that Mirostat aims at, in bits", column="mirostat_tau", scalar=True)
+    mirostat_eta: float = _parameter(
+        0.1, number(0, 10), "how fast Mirostat learns", column="mirostat_eta", scalar=True)
+    repeat_last_n: int = _parameter(
+        -1, whole(-1, ID_END - 1), "the three penalties look at this many of the last ids; -1: all, 0: none",
+        column="repeat_last_n", scalar=True)
+    dry_multiplier: float = _parameter(
+        0.0, number(0, 1000), "an id that would lengthen a repetition of n ids of the answer costs dry_multiplier * "
+        "dry_base^(n - dry_allowed_length), the power at most 64; the prompt does not count, unlike in llama.cpp; "
+        "0: off", column="dry_multiplier", scalar=True)
+    dry_base: float = _parameter(
+        1.75, number(1, 100), "see dry_multiplier", column="dry_base", scalar=True)
+    dry_allowed_length: int = _parameter(
+        2, whole(1, ID_END - 1), "the shortest repetition that costs", column="dry_allowed_length", scalar=True)
+    dry_penalty_last_n: int = _parameter(
+        -1, whole(-1, ID_END - 1), "DRY looks at this many of the last ids of the answer; -1: all, 0: none",
+        column="dry_penalty_last_n", scalar=True)
+    dry_sequence_breakers: Sequence[str] = _parameter(
+        ("\n", ":", '"', "*"), texts(MAX_BREAKERS), "no repetition goes on over an id whose text has one of these; a "
+        "string that is in no id's text stands for its last id", column="breaker")
+    samplers: Sequence[str] | None = _parameter(
+        None, names(), "these samplers and no others, in this order, under llama.cpp's names; null: "
+        + ", ".join(DEFAULT_ORDER), column="chain")
     seed: int | None = _parameter(
         None, whole(-(2**63), 2**64 - 1, none="a random one, returned with the answer", synonyms={-1: None}),
         "the same seed gives the same answer; negative ones are taken modulo 2^64; -1 is null", column="seed")
@@ -195,10 +155,10 @@ class SamplingParams:
     ignore_eos: bool = _parameter(
         False, switch(), "go on after the model's end ids")
     max_tokens: int | None = _parameter(
-        16, whole(1, _ID_END - 1, none="to the end of the context"), "at most this many ids are made",
+        16, whole(1, ID_END - 1, none="to the end of the context"), "at most this many ids are made",
         column="length_limit")
     min_tokens: int = _parameter(
-        0, whole(0, _ID_END - 1), "end ids are forbidden before this many ids are made", column="min_known")
+        0, whole(0, ID_END - 1), "end ids are forbidden before this many ids are made", column="min_known")
     logprobs: int | None = _parameter(
         None, whole(0, MAX_TOP_LOGPROBS, none="none"),
         "log-probabilities of the chosen id and of this many most likely ids, of the logits as the model made them",
@@ -229,15 +189,19 @@ class SamplingParams:
                 kept = each.kind.read(each.default if value is None and not each.kind.nullable else value)
             except (ValueError, OverflowError):
                 raise InvalidRequest(
-                    f"{each.name} must be {each.kind.expects}, got {_shown(value)}.", param=each.name
+                    f"{each.name} must be {each.kind.expects}, got {shown(value)}.", param=each.name
                 ) from None
             object.__setattr__(self, each.name, kept)
+        if self.top_n_sigma < 0:
+            object.__setattr__(self, "top_n_sigma", 0.0)
         if 0 < self.temperature < MIN_TEMPERATURE:
             object.__setattr__(self, "temperature", MIN_TEMPERATURE)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequest(
                 f"min_tokens must be at most max_tokens ({self.max_tokens}), got {self.min_tokens}.", param="min_tokens"
             )
+        if self.best_of is not None and self.best_of < self.n:
+            raise InvalidRequest(f"best_of must be at least n ({self.n}), got {self.best_of}.", param="best_of")
         if self.stop and not self.detokenize:
             raise InvalidRequest("stop needs text: set detokenize, or use stop_token_ids.", param="stop")
 
@@ -245,6 +209,37 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the most likely id is taken; the random parameters then have no effect."""
         return self.temperature == 0
+
+    def chain(self) -> tuple[int, ...]:
+        """Codes of the samplers in their order; empty where the sampler's usual way does the same for less."""
+        penalties = self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+        on = {
+            "penalties": penalties and self.repeat_last_n != 0,
+            "dry": self.dry_multiplier > 0 and self.dry_penalty_last_n != 0,
+            "top_n_sigma": self.top_n_sigma > 0,
+            "top_k": self.top_k > 0,
+            "typ_p": self.typical_p < 1,
+            "top_p": self.top_p < 1,
+            "min_p": self.min_p > 0,
+            "xtc": self.xtc_probability > 0 and self.xtc_threshold <= 0.5,
+            "temperature": self.temperature != 1 or self.dynatemp_range > 0,
+        }
+        special = on["dry"] or on["top_n_sigma"] or on["typ_p"] or on["xtc"] or self.dynatemp_range > 0 or self.mirostat
+        if self.samplers is None and not (special and not self.greedy) and not on["dry"]:
+            return ()
+        kept = [name for name in (DEFAULT_ORDER if self.samplers is None else self.samplers) if on[name]]
+        end = "pick"
+        if self.greedy:
+            kept = [name for name in kept if name in _CHANGES]
+        elif self.mirostat:
+            kept = [name for name in kept if name in (*_CHANGES, "temperature")]
+            end = "mirostat" if self.mirostat == 1 else "mirostat_v2"
+        return tuple(SAMPLER_CODES[name] for name in (*kept, end))
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the sampler has a state that the ids do not tell: Mirostat's mu."""
+        return self.mirostat > 0 and not self.greedy
 
     def check_vocabulary(self, vocab_size: int) -> None:
         """InvalidRequest if an id of a parameter is not below `vocab_size`."""
@@ -275,15 +270,6 @@ def pack_bad_words(words: Iterable[Sequence[int]]) -> list[int]:
             param="bad_words",
         )
     return packed
-
-
-def _shown(value: object) -> str:
-    """A refused value, short: it is the client's, and may be long or a number of a million digits."""
-    if (value is None or isinstance(value, str | int | float)) and not (isinstance(value, int) and abs(value) >= 2**64):
-        return repr(value[:40]) + "..." if isinstance(value, str) and len(value) > 40 else repr(value)
-    if isinstance(value, list | tuple | dict):
-        return f"a {type(value).__name__} of {len(value)}"
-    return f"a {type(value).__name__}" if not isinstance(value, int) else "a number beyond 64 bits"
 
 
 def _declared() -> tuple[Parameter, ...]:

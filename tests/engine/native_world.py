@@ -100,6 +100,11 @@ def requests(
             {"temperature": 0.8, "top_k": 20, "repetition_penalty": 1.2},
             {"temperature": 1.2, "min_p": 0.05, "frequency_penalty": 0.5, "n": 2},
             {"temperature": 0.0, "prompt_logprobs": 2, "presence_penalty": 0.5},
+            {"temperature": 0.9, "mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.4, "n": 2},
+            {"typical_p": 0.8, "top_n_sigma": 2.0, "xtc_probability": 0.5, "xtc_threshold": 0.02},
+            {"mirostat": 1, "mirostat_tau": 4.0, "repetition_penalty": 1.1, "repeat_last_n": 5},
+            {"temperature": 1.5, "dynatemp_range": 0.5, "dry_multiplier": 0.8, "dry_allowed_length": 1},
+            {"samplers": "dry;top_p;temperature;top_k", "dry_multiplier": 2.0, "dry_allowed_length": 1, "top_k": 3},
         )
         params = SamplingParams(max_tokens=answer, ignore_eos=True, logprobs=3, **kinds[i % len(kinds)])
         made.append(Request(f"r{i}", tuple(ids), params, seed=1000 + i))

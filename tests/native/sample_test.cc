@@ -33,9 +33,12 @@ i64 workspace_bytes(i64 V) {
 struct World {
   i64 V, rows, L = 24;
   std::vector<float> logits, temperature, top_p, min_p, repetition, presence, frequency, bias_value, out_logprob, out_top_logprob;
+  std::vector<float> typical_p, top_n_sigma, xtc_probability, xtc_threshold, range, exponent, tau, eta, mu, multiplier, base;
+  std::vector<float> out_mu;
+  std::vector<int32_t> chain, repeat_last_n, allowed_length, dry_last_n;
   std::vector<int32_t> ids, prompt_len, min_known, choice, stop_id, stop_ids, top_k, logprobs, bias_id, biases, bad_word, masked;
   std::vector<int32_t> seq_slot, row_pos, logit_row, logit_seq, logit_target, out_token, out_rank, out_status, out_top_id;
-  std::vector<uint32_t> mask;
+  std::vector<uint32_t> mask, breaker;
   std::vector<uint64_t> seed;
   std::vector<i64> header = std::vector<i64>(64);
   Step step{};
@@ -59,6 +62,14 @@ struct World {
     slots.bias_id = make(bias_id, rows * kMaxLogitBias), slots.bias_value = make(bias_value, rows * kMaxLogitBias);
     slots.biases = make(biases, rows), slots.bad_word = make(bad_word, rows * kMaxBadWordIds);
     slots.mask = make(mask, rows * slots.V32), slots.masked = make(masked, rows);
+    slots.chain = make(chain, rows * kSamplerSteps), slots.repeat_last_n = make(repeat_last_n, rows);
+    slots.typical_p = make(typical_p, rows), slots.top_n_sigma = make(top_n_sigma, rows);
+    slots.xtc_probability = make(xtc_probability, rows), slots.xtc_threshold = make(xtc_threshold, rows);
+    slots.dynatemp_range = make(range, rows), slots.dynatemp_exponent = make(exponent, rows);
+    slots.mirostat_tau = make(tau, rows), slots.mirostat_eta = make(eta, rows), slots.mu = make(mu, rows);
+    slots.dry_multiplier = make(multiplier, rows), slots.dry_base = make(base, rows);
+    slots.dry_allowed_length = make(allowed_length, rows), slots.dry_penalty_last_n = make(dry_last_n, rows);
+    slots.breaker = make(breaker, rows * slots.V32), step.out_mu = make(out_mu, rows);
     step.header = header.data(), step.seq_slot = make(seq_slot, rows), step.row_pos = make(row_pos, rows);
     step.logit_row = make(logit_row, rows), step.logit_seq = make(logit_seq, rows);
     step.logit_target = make(logit_target, rows), step.out_token = make(out_token, rows);
@@ -88,7 +99,20 @@ struct World {
     for (i64 i = r * kMaxLogitBias; i < (r + 1) * kMaxLogitBias; i++) bias_id[i] = token(), bias_value[i] = real(-100, 100);
     for (i64 i = 0, at = r * kMaxBadWordIds; i < kMaxBadWordIds; i++)  // lengths run over the end, too
       bad_word[at + i] = whole(0, 1) ? whole(0, 60) : token();
-    for (i64 i = r * slots.V32; i < (r + 1) * slots.V32; i++) mask[i] = static_cast<uint32_t>(rng());
+    for (i64 i = r * slots.V32; i < (r + 1) * slots.V32; i++)
+      mask[i] = static_cast<uint32_t>(rng()), breaker[i] = static_cast<uint32_t>(rng() & rng() & rng());
+    chained(r);
+  }
+
+  // Half of the slots have chains: any codes in any order, some of which are none, to the very end of the column.
+  void chained(i64 r) {
+    const int links = whole(0, 1) * whole(1, kSamplerSteps);
+    for (int k = 0; k < kSamplerSteps; k++) chain[r * kSamplerSteps + k] = k < links ? whole(1, 13) : 0;
+    for (i64 i = whole(0, 2) ? r * L : (r + 1) * L; i < (r + 1) * L; i++) ids[i] = ids[r * L + i % 3];  // repetitions
+    repeat_last_n[r] = whole(-1, 30), typical_p[r] = real(1e-6f, 1), top_n_sigma[r] = real(0.01f, 5);
+    xtc_probability[r] = real(0, 2), xtc_threshold[r] = real(0, 0.6f), range[r] = whole(0, 1) ? real(0, 3) : 0;
+    exponent[r] = real(0, 3), tau[r] = real(0, 12), eta[r] = real(0, 1), mu[r] = real(-9, 90);
+    multiplier[r] = real(0, 3), base[r] = real(1, 100), allowed_length[r] = whole(1, 4), dry_last_n[r] = whole(-1, 30);
   }
 
   // All results as bytes.
@@ -112,7 +136,7 @@ struct World {
     const auto put = [&](const auto& field) {
       all.append(reinterpret_cast<const char*>(field.data()), field.size() * sizeof(field[0]));
     };
-    put(out_token), put(out_logprob), put(out_rank), put(out_status), put(out_top_id), put(out_top_logprob), put(header);
+    put(out_token), put(out_logprob), put(out_rank), put(out_status), put(out_top_id), put(out_top_logprob), put(out_mu), put(header);
     return all;
   }
 };

@@ -4,6 +4,7 @@ It writes `Parameters` (the reference's) into the slot table and gives back the 
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from octavo.execution.layout import HEADER, FlatLayout, slot_layout, step_layout
 from octavo.execution.tape import Image, buffer, dimension, immediate, node_tape
 from octavo.kernels import library
 from octavo.kernels.reference.sample_filters import Parameters
-from octavo.sampling_params import pack_bad_words
+from octavo.sampling_params import SAMPLER_CODES, pack_bad_words
 
-RESULTS = ("out_token", "out_logprob", "out_rank", "out_status", "out_top_id", "out_top_logprob")
+RESULTS = ("out_token", "out_logprob", "out_rank", "out_status", "out_top_id", "out_top_logprob", "out_mu")
+LISTS = ("ids", "stop_ids", "logit_bias", "bad_words", "allowed", "chain", "breakers")  # columns of another shape
+SCALARS = tuple(each.name for each in fields(Parameters) if each.name not in LISTS)
 Results = dict[str, npt.NDArray[Any]]
 
 
@@ -80,10 +83,11 @@ class SamplerNode:
         put = self.slots
         put["ids"][slot] = -7  # what comes after the known ids must not be read
         put["ids"][slot, : len(row.ids)] = row.ids
-        for name in ("prompt_len", "min_known", "seed", "choice", "temperature", "top_k", "top_p", "min_p", "logprobs"):
+        for name in SCALARS:
             put[name][slot] = getattr(row, name)
-        for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
-            put[name][slot] = getattr(row, name)
+        put["chain"][slot] = 0
+        put["chain"][slot, : len(row.chain)] = [SAMPLER_CODES[name] for name in row.chain]
+        put["breaker"][slot] = 0 if row.breakers is None else self._bits(row.breakers)
         put["stop_ids"][slot] = len(row.stop_ids)
         put["stop_id"][slot, : len(row.stop_ids)] = row.stop_ids
         put["biases"][slot] = len(row.logit_bias)
@@ -93,6 +97,9 @@ class SamplerNode:
         put["bad_word"][slot, : len(words)] = words
         put["masked"][slot] = row.allowed is not None
         if row.allowed is not None:
-            padded = np.zeros(put["mask"].shape[1] * 32, bool)
-            padded[: self.vocab] = row.allowed
-            put["mask"][slot] = np.packbits(padded, bitorder="little").view(np.uint32)
+            put["mask"][slot] = self._bits(row.allowed)
+
+    def _bits(self, ids: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint32]:
+        padded = np.zeros(self.slots["mask"].shape[1] * 32, bool)
+        padded[: self.vocab] = ids
+        return np.packbits(padded, bitorder="little").view(np.uint32)

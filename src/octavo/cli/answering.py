@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from octavo.async_llm import AsyncLLM
 from octavo.errors import OctavoError
+from octavo.flow import items
 from octavo.request import ChatRequest
 from octavo.sampling_params import SamplingParams
 from octavo.text.events import Event, TextDelta
@@ -85,7 +86,7 @@ class InProcess:
         begin = time.monotonic()
         sampling = SamplingParams(**{**self._llm.defaults, "max_tokens": None, **params})
         generation = self._runner.run(self._llm.submit_chat(ChatRequest(messages, sampling)))
-        events = generation.__aiter__()
+        events = items(generation)
         first = 0.0
         try:
             while batch := self._runner.run(_next(events)):

@@ -18,7 +18,8 @@ from octavo.cli.flags import to_markdown
 from octavo.cli.models_page import models
 from octavo.kernels import library
 from octavo.ops.op import Op
-from octavo.sampling_params import PARAMETERS, Parameter
+from octavo.parameter import Parameter
+from octavo.sampling_params import PARAMETERS
 
 DECLARATION = "op"  # the module that says what an op is
 PARAMETERS_HEAD = """\

@@ -231,6 +231,8 @@ class EngineCore:
         else:
             logprobs = given.logprobs and given.logprobs[:kept]
             output = ChoiceOutput(sequence.request_id, sequence.choice, sequence.emitted, ids, logprobs, finish, stop)
+        if given.mu is not None:
+            sequence.mu = output.mu = given.mu
         sequence.emitted += kept
         if finish is not None:
             self.roster.cache.commit(sequence)

@@ -30,7 +30,7 @@ class PromptOutput(msgspec.Struct, frozen=True):
 
 class ChoiceOutput(msgspec.Struct, array_like=True):
     """New ids of one choice. index: position of the first of them in the choice's emitted ids. stop_id: the id that
-    ended it. error: why finish is ERROR."""
+    ended it. error: why finish is ERROR. mu: Mirostat's state after the ids, which a resumed request brings back."""
 
     request: str
     choice: int
@@ -41,6 +41,7 @@ class ChoiceOutput(msgspec.Struct, array_like=True):
     stop_id: int | None = None
     error: str | None = None
     prompt: PromptOutput | None = None
+    mu: float | None = None
 
 
 class EngineInfo(msgspec.Struct, frozen=True):

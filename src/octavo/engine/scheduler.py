@@ -315,7 +315,7 @@ class Scheduler:
             SlotOpen(
                 sequence.slot, tuple(sequence.ids), sequence.prompt_len, live.request.params, live.request.seed,
                 sequence.choice, sequence.length_limit, live.slot_stop_ids,
-                live.request.bad_word_ids,
+                live.request.bad_word_ids, live.request.breaker_bits, sequence.mu,
             )
         )  # fmt: skip
         decode = sequence.remaining == 1

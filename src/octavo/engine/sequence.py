@@ -12,7 +12,7 @@ from hashlib import blake2b
 from octavo.engine.block_pool import NO_BLOCK
 from octavo.engine.prefix_cache import PrefixNode
 from octavo.execution.step import TokenLogprobs
-from octavo.request import Request
+from octavo.request import Request, Resume
 from octavo.speculation.drafter import Drafter
 
 NO_SLOT = -1
@@ -58,12 +58,13 @@ class Sequence:
     __slots__ = (
         "live", "choice", "order", "ids", "prompt_len", "length_limit", "place", "slot", "computed", "emitted",
         "blocks", "first_block", "keys", "tail", "hashed", "generation", "source", "prompt_logprobs", "next_logprob",
-        "slack_seen", "stop_ids", "drafter", "request_id", "silent", "room",
+        "slack_seen", "stop_ids", "drafter", "request_id", "silent", "room", "mu",
     )  # fmt: skip
 
     def __init__(self, live: LiveRequest, choice: int, groups: int) -> None:
         request = live.request
-        emitted = next((r.emitted_ids for r in request.resume if r.choice == choice), ())
+        resume = next((r for r in request.resume if r.choice == choice), Resume(choice, ()))
+        emitted = resume.emitted_ids
         self.live = live
         self.request_id = request.request_id
         self.choice = choice
@@ -88,6 +89,7 @@ class Sequence:
         wants = request.params.prompt_logprobs is not None and choice == 0 and not emitted and self.prompt_len > 1
         self.prompt_logprobs: list[TokenLogprobs] | None = [] if wants else None
         self.next_logprob = 1 if wants else self.prompt_len  # first position whose prompt logprob is still to come
+        self.mu = resume.mu  # Mirostat's state after `ids`; None: at its beginning, or none
         self.drafter: Drafter | None = None  # made when it may first speculate
         self.slack_seen: int | None = None  # free blocks when admission failed last: no new try before there are more
 

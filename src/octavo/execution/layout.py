@@ -17,12 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from octavo.sampling_params import SAMPLER_CODES
+
 ABI = 1
 MAX_TOP_LOGPROBS = 20  # as in vLLM: --max-logprobs 20
 MAX_STOP_IDS = 64  # eos ids and stop_token_ids of one request
 MAX_LOGIT_BIAS = 1024  # entries of logit_bias of one request
 MAX_BAD_WORD_IDS = 1024  # ids of all bad words of one request: length, ids, length, ids, ..., 0
 MAX_RUN_AHEAD = 8  # decode steps that one native call may run
+SAMPLER_STEPS = 12  # of a chain of samplers, its 0 included
 
 _C_TYPES = {"i4": "int32_t", "i8": "int64_t", "u4": "uint32_t", "u8": "uint64_t", "f4": "float"}
 
@@ -80,6 +83,7 @@ STEP_FIELDS = (
         ("R",),
         "0 ok, 1 non-finite logit, 2 no id is allowed, 3 ok but behind a draft that was not sampled",
     ),  # fmt: skip
+    Field("out_mu", "f4", ("R",), "mirostat's mu after this row; becomes slot.mu when out_token is committed"),
     Field("out_top_id", "i4", ("R", MAX_TOP_LOGPROBS), "most likely ids, descending"),
     Field("out_top_logprob", "f4", ("R", MAX_TOP_LOGPROBS), "their log-probabilities"),
 )
@@ -111,11 +115,27 @@ SLOT_FIELDS = (
     Field("bad_word", "i4", ("N", MAX_BAD_WORD_IDS), "length, ids, length, ids, ..., 0"),
     Field("mask", "u4", ("N", "V32"), "allowed ids: bit id % 32 of word id / 32"),
     Field("masked", "i4", ("N",), "1: mask applies"),
+    Field("repeat_last_n", "i4", ("N",), "penalties look at this many of the last ids; -1: all"),
+    Field("chain", "i4", ("N", SAMPLER_STEPS), "a chain of samplers (Sampler), ended by 0; empty: the usual ones"),
+    Field("typical_p", "f4", ("N",), "1: off"),
+    Field("top_n_sigma", "f4", ("N",), "0: off"),
+    Field("xtc_probability", "f4", ("N",), "0: off"),
+    Field("xtc_threshold", "f4", ("N",), "above 0.5: off"),
+    Field("dynatemp_range", "f4", ("N",), "0: off"),
+    Field("dynatemp_exponent", "f4", ("N",), "of the normalised entropy"),
+    Field("mirostat_tau", "f4", ("N",), "surprise to aim at, in bits"),
+    Field("mirostat_eta", "f4", ("N",), "rate at which mu follows"),
+    Field("mu", "f4", ("N",), "mirostat's state"),
+    Field("dry_multiplier", "f4", ("N",), "0: off"),
+    Field("dry_base", "f4", ("N",), "of the power of the length"),
+    Field("dry_allowed_length", "i4", ("N",), "repetitions that are shorter cost nothing"),
+    Field("dry_penalty_last_n", "i4", ("N",), "look at this many of the last ids of the output; -1: all"),
+    Field("breaker", "u4", ("N", "V32"), "ids that end a repetition, in bits like mask's; read if dry_multiplier is"),
 )
 
 
 def _describe() -> str:
-    lines = [f"abi {ABI}", "header " + " ".join(HEADER)]
+    lines = [f"abi {ABI}", "header " + " ".join(HEADER), "samplers " + " ".join(SAMPLER_CODES)]
     for title, fields in (("step", STEP_FIELDS), ("slot", SLOT_FIELDS)):
         lines += [f"{title} {f.name} {f.dtype} {f.dims}" for f in fields]
     return "\n".join(lines)
@@ -180,6 +200,10 @@ def _header_file() -> str:
         f"constexpr int kMaxRunAhead = {MAX_RUN_AHEAD};",
         "enum Header : int {",
         *(f"  H_{name} = {i}," for i, name in enumerate(HEADER)),
+        "};",
+        f"constexpr int kSamplerSteps = {SAMPLER_STEPS};",
+        "enum Sampler : int32_t {",
+        *(f"  S_{name} = {code}," for name, code in SAMPLER_CODES.items()),
         "};",
     ]  # fmt: skip
     for struct, fields in (("Step", STEP_FIELDS), ("Slots", SLOT_FIELDS)):

@@ -54,6 +54,7 @@ class Runner:
         self._decodes = DecodeRows(executor.facts, executor.step)
         self._wants_logprobs: dict[int, int] = {}  # slot -> number of top logprobs asked for
         self._prompt_tops: dict[int, int] = {}  # the same for the prompt's
+        self._stateful: set[int] = set()  # slots whose sampler has a state
         header[H["magic"]], header[H["abi"]], header[H["hash"]] = MAGIC, ABI, LAYOUT_HASH
 
     def run(self, step: Step) -> StepResult:
@@ -83,6 +84,10 @@ class Runner:
             columns = self._decodes.results(loops, left_because == FINISHED)
         else:
             runs = self._results(step, logit_rows, loops)
+        if self._stateful:
+            for result in runs:
+                if result.slot in self._stateful:
+                    result.mu = float(self._slots["mu"][result.slot])
         if decodes:
             split, keys = (rows, 0, 0), self._decodes.visible_keys(loops)
         else:
@@ -110,7 +115,13 @@ class Runner:
         self._open_sampler(slot, params)
         words = pack_bad_words(opened.bad_word_ids)
         slots["bad_word"][slot, : len(words)] = words
+        if params.dry_multiplier > 0:
+            slots["breaker"][slot] = 0
+            slots["breaker"][slot].view(np.uint8)[: len(opened.breaker_bits)] = bytearray(opened.breaker_bits)
+        slots["mu"][slot] = 2 * params.mirostat_tau if opened.mu is None else opened.mu
         self._forget(slot)
+        if params.stateful:
+            self._stateful.add(slot)
         if params.logprobs is not None:
             self._wants_logprobs[slot] = params.logprobs
         if params.prompt_logprobs is not None:
@@ -119,6 +130,7 @@ class Runner:
     def _forget(self, slot: int) -> None:
         self._wants_logprobs.pop(slot, None)
         self._prompt_tops.pop(slot, None)
+        self._stateful.discard(slot)
 
     def _open_sampler(self, slot: int, params: SamplingParams) -> None:
         slots = self._slots
@@ -129,6 +141,8 @@ class Runner:
         slots["bias_id"][slot, : len(bias)] = list(bias)
         slots["bias_value"][slot, : len(bias)] = list(bias.values())
         slots["biases"][slot] = len(bias)
+        chain = params.chain()
+        slots["chain"][slot, : len(chain) + 1] = (*chain, 0)
         slots["masked"][slot] = params.allowed_token_ids is not None
         if params.allowed_token_ids is not None:
             slots["mask"][slot] = _mask(params.allowed_token_ids, slots["mask"].shape[1])

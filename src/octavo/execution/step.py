@@ -34,6 +34,8 @@ class SlotOpen:
     length_limit: int  # the sequence ends when it has this many ids
     stop_ids: tuple[int, ...]  # eos ids (unless ignore_eos) and stop_token_ids
     bad_word_ids: tuple[tuple[int, ...], ...] = ()
+    breaker_bits: bytes = b""  # ids that end a repetition for DRY: bit id % 8 of byte id / 8
+    mu: float | None = None  # Mirostat's state after `ids`; None: at its beginning
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class RunResult(msgspec.Struct):
     token_ids: list[int] = []  # each has its own: msgspec copies it
     logprobs: list[TokenLogprobs] | None = None  # one per token id, when the request asked for them
     prompt_logprobs: list[TokenLogprobs] | None = None  # for the positions that RowRun.prompt_logprobs_from names
+    mu: float | None = None  # Mirostat's state after token_ids
     nonfinite: bool = False  # the row had a NaN or infinite logit: the request must end with an error
     # The same in a run with drafts, which then gave nothing: they may be to blame, and its KV is bad.
     broken: bool = False

@@ -17,7 +17,8 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 
 from octavo import logs
-from octavo.async_llm import AsyncLLM, Generation
+from octavo.async_llm import AsyncLLM
+from octavo.beam_search import BeamSearchParams, beam_search
 from octavo.config import ServerConfig
 from octavo.errors import ContextLengthExceeded, ModelNotServed, Unavailable
 from octavo.flow import items
@@ -26,6 +27,7 @@ from octavo.sampling_params import SamplingParams
 from octavo.server.health import Health
 from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
 from octavo.server.metrics import Metrics
+from octavo.text.best_of import Answers
 from octavo.text.events import Event, LogprobEntry, TextDelta
 
 SEED_BITS = 53  # of seeds made here: a receipt that JavaScript can read as a number
@@ -83,27 +85,32 @@ class Front:
         add_special_tokens: bool,
         salt: str | None,
         priority: int | None,
+        beams: BeamSearchParams | None = None,
     ) -> Answering:
-        """Generations of all prompts. Raises InvalidRequest or ContextLengthExceeded before anything runs."""
-        check_count(len(prompts) * params.n, MAX_ANSWERS, "n", "answers in one request")
+        """Generations of all prompts, or beam searches. Raises InvalidRequest or ContextLengthExceeded before anything
+        runs."""
+        most = max(params.n, params.best_of or 1, 0 if beams is None else beams.beam_width)
+        check_count(len(prompts) * most, MAX_ANSWERS, "n", "answers in one request")
         begin = time.perf_counter()
-        generations = []
+        generations: list[Answers] = []
         for prompt in prompts:
             if isinstance(prompt, str):
                 self.check_length(prompt, "prompt")
-            generations.append(
-                await self.llm.submit(
-                    prompt, params, add_special_tokens=add_special_tokens, salt=salt or "", priority=priority or 0,
-                    seed_bits=SEED_BITS,
-                )
-            )  # fmt: skip
+            placed: dict[str, Any] = {
+                "add_special_tokens": add_special_tokens, "salt": salt or "", "priority": priority or 0,
+                "seed_bits": SEED_BITS,
+            }  # fmt: skip
+            if beams is None:
+                generations.append(await self.llm.submit(prompt, params, **placed))
+            else:
+                generations.append(await beam_search(self.llm, prompt, beams, params, **placed))
         return Answering(self.metrics, generations, begin)
 
 
 class Answering:
     """The generations of one HTTP request, as a Flow of (number of the prompt, its new events)."""
 
-    def __init__(self, metrics: Metrics, generations: Sequence[Generation], begin: float) -> None:
+    def __init__(self, metrics: Metrics, generations: Sequence[Answers], begin: float) -> None:
         """begin: time.perf_counter() before tokenizing."""
         self.generations = generations
         self.n = generations[0].request.params.n

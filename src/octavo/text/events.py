@@ -5,11 +5,23 @@ One is made for every token: a struct of msgspec takes 0.1 us, a frozen dataclas
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
 from octavo.request import FinishReason, Logprob
 
 LogprobEntry = dict[int, Logprob]  # token id -> Logprob: the chosen token and the asked-for alternatives
+
+
+@dataclass
+class PromptFacts:
+    """What is known of a prompt; the last two fields come with the first output."""
+
+    token_ids: tuple[int, ...]
+    text: str | None = None
+    cached_tokens: int = 0
+    logprobs: list[LogprobEntry | None] | None = None
 
 
 class TextDelta(msgspec.Struct, frozen=True):

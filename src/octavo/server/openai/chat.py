@@ -16,7 +16,7 @@ from octavo.errors import InvalidRequest
 from octavo.request import ChatRequest
 from octavo.sampling_params import SamplingParams
 from octavo.server.openai import wire
-from octavo.server.openai.schema import CHAT, ChatFields, check_chat, endless_by_default, sampling
+from octavo.server.openai.schema import CHAT, ChatFields, beams, check_chat, endless_by_default, sampling
 from octavo.server.openai.wire import NOTHING, Chunks, Head, encode
 from octavo.server.sse import EventStream, while_connected
 from octavo.server.submit import Answering, Front, gather
@@ -44,7 +44,9 @@ async def chat(request: Request) -> Response | EventStream:
 async def _answer(front: Front, body: ChatFields, params: SamplingParams) -> tuple[Answering, dict[str, str]]:
     """The answer, not begun, and its headers."""
     text = await front.llm.render(_chat_request(body, params))
-    answering = await front.answer([text], params, bool(body.add_special_tokens), body.cache_salt, body.priority)
+    answering = await front.answer(
+        [text], params, bool(body.add_special_tokens), body.cache_salt, body.priority, beams(body, params)
+    )  # fmt: skip
     return answering, {**wire.receipt(answering), **_template_header(front, body)}
 
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from octavo.errors import InvalidRequest
 from octavo.sampling_params import SamplingParams
 from octavo.server.openai import wire
-from octavo.server.openai.schema import COMPLETION, CompletionFields, check_completion, prompts, sampling
+from octavo.server.openai.schema import COMPLETION, CompletionFields, beams, check_completion, prompts, sampling
 from octavo.server.openai.wire import NOTHING, Chunks, Head, encode
 from octavo.server.sse import EventStream, while_connected
 from octavo.server.submit import Answering, Front, gather
@@ -32,7 +32,9 @@ async def completions(request: Request) -> Response | EventStream:
     params, echo_only = _params(front, body)
     if body.stream and params.prompt_logprobs is not None and not body.echo:
         raise InvalidRequest("prompt_logprobs are not streamed; leave out stream.", param="prompt_logprobs")
-    answer = front.answer(given, params, body.add_special_tokens is not False, body.cache_salt, body.priority)
+    answer = front.answer(
+        given, params, body.add_special_tokens is not False, body.cache_salt, body.priority, beams(body, params)
+    )  # fmt: skip
     if body.stream:  # looks itself whether the client is there
         shape = _Shape(front, body, answering := await answer, echo_only)
         return shape.stream().stream(wire.receipt(answering), front.config.sse_ping_interval)

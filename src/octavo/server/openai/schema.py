@@ -13,11 +13,16 @@ from typing import Any
 import msgspec
 
 from octavo.async_llm import AsyncLLM
+from octavo.beam_search import MAX_WIDTH, BeamSearchParams
 from octavo.errors import ContextLengthExceeded, InvalidRequest
+from octavo.parameter import ID_END
 from octavo.sampling_params import MAX_TOP_LOGPROBS, PARAMETERS, SamplingParams
 from octavo.server.limits import MAX_MESSAGES, MAX_PROMPTS, check_count, check_depth, check_text
 
-ALIASES = {"max_completion_tokens": "max_tokens", "n_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
+ALIASES = {
+    "max_completion_tokens": "max_tokens", "n_predict": "max_tokens", "repeat_penalty": "repetition_penalty",
+    "typ_p": "typical_p", "mirostat_mode": "mirostat",
+}  # fmt: skip
 _OWN = ("logprobs", "echo")  # whose shape differs between the two routes
 SAMPLING = tuple(each.name for each in PARAMETERS if each.name not in _OWN)
 MAX_SALT = 1024  # characters
@@ -42,12 +47,6 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "suffix": (),
     "prompt_embeds": (),
     "truncate_prompt_tokens": (),
-    "use_beam_search": (),
-    "typical_p": (1,),
-    "top_n_sigma": (-1,),
-    "dry_multiplier": (),
-    "xtc_probability": (),
-    "mirostat": (),
     "thinking_token_budget": (-1,),
 }
 
@@ -68,7 +67,8 @@ class _Common(msgspec.Struct, kw_only=True):
     cache_salt: str | None = None
     priority: int | None = None
     request_id: str | None = None
-    best_of: int | None = None
+    use_beam_search: bool | None = None
+    length_penalty: float | None = None
     tools: Any = None
     tool_choice: Any = None
     response_format: Any = None
@@ -139,9 +139,6 @@ def _check_common(body: _Common) -> None:
         raise InvalidRequest("cache_salt must not be empty; leave it out.", param="cache_salt")
     if body.priority is not None and not -(2**31) <= body.priority < 2**31:
         raise InvalidRequest("priority must be a whole number of 32 bits.", param="priority")
-    n = getattr(body, "n")  # noqa: B009
-    if body.best_of is not None and body.best_of != (1 if n is None else n):
-        raise InvalidRequest(f"best_of is not supported beyond n, got {body.best_of}.", param="best_of")
 
 
 def _not_built(name: str, hint: str = "") -> InvalidRequest:
@@ -160,6 +157,22 @@ def sampling(llm: AsyncLLM, body: _Common, logprobs: Any, **changes: Any) -> Sam
         del given["max_tokens"]
     params = llm.default_sampling_params(**{**given, "logprobs": logprobs, **changes})
     return replace(params, max_tokens=None) if endless else params
+
+
+def beams(body: _Common, params: SamplingParams) -> BeamSearchParams | None:
+    """The beam search that vLLM's use_beam_search asks for: n beams, all of which are given back; None without it."""
+    if not body.use_beam_search:
+        return None
+    if body.stream:
+        raise InvalidRequest("use_beam_search is not streamed; leave out stream.", param="use_beam_search")
+    if params.best_of is not None:
+        raise InvalidRequest("best_of has no meaning with use_beam_search; n is the number of beams.", param="best_of")
+    if params.n > MAX_WIDTH:
+        raise InvalidRequest(f"n must be at most {MAX_WIDTH} with use_beam_search, got {params.n}.", param="n")
+    length_penalty = 1.0 if body.length_penalty is None else body.length_penalty
+    return BeamSearchParams(
+        params.n, params.max_tokens or ID_END - 1, params.ignore_eos, length_penalty, params.include_stop_str_in_output
+    )
 
 
 def endless_by_default(llm: AsyncLLM, body: _Common, params: SamplingParams) -> SamplingParams:
