@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from octavo.errors import InvalidRequest
 from octavo.execution import layout
 from octavo.sampling_params import (
+    DEFAULT_ORDER,
     MAX_BAD_WORD_IDS,
     MAX_LOGIT_BIAS,
     MAX_STOP_TOKEN_IDS,
     MAX_TOP_LOGPROBS,
     PARAMETERS,
+    SAMPLER_CODES,
+    SAMPLERS,
     SamplingParams,
     pack_bad_words,
 )
@@ -69,6 +72,23 @@ REFUSED: dict[str, list[Any]] = {
     "logit_bias": [{1: 101}, {1: -101}, {-1: 0}, {"x": 0}, {1: math.nan}, {1: True}, [1], {k: 0 for k in range(1025)},
                    {"²": 1}, {2**31: 1}],
     "allowed_token_ids": [[], [-1], ["1"], 3],
+    "best_of": [0, 129, 1.0, True],
+    "typical_p": [0, 1.01, math.nan, True],
+    "top_n_sigma": [-1.01, 101, math.nan, "1"],
+    "xtc_probability": [-0.1, 1.1, math.nan],
+    "xtc_threshold": [-0.1, 1.1, True],
+    "dynatemp_range": [-0.1, math.inf],
+    "dynatemp_exponent": [-0.1, 101, math.nan],
+    "mirostat": [-1, 3, 1.0, True],
+    "mirostat_tau": [-1, 101, math.nan],
+    "mirostat_eta": [-0.1, 11, math.nan],
+    "repeat_last_n": [-2, 2**31, 1.5],
+    "dry_multiplier": [-1, math.inf],
+    "dry_base": [0.9, 101, math.nan],
+    "dry_allowed_length": [0, -1, 2**31, 2.5],
+    "dry_penalty_last_n": [-2, 2**31],
+    "dry_sequence_breakers": [[""], ["x"] * 65, 5],
+    "samplers": ["top_k;magic", ["top_k", "top_k"], [1], 5, ["temp", "temperature"]],
 }  # fmt: skip
 
 
@@ -94,7 +114,12 @@ def test_what_is_kept() -> None:
 
 
 def test_combinations() -> None:
-    for given_, param in (({"min_tokens": 17}, "min_tokens"), ({"stop": "x", "detokenize": False}, "stop")):
+    refused = (
+        ({"min_tokens": 17}, "min_tokens"),
+        ({"stop": "x", "detokenize": False}, "stop"),
+        ({"n": 3, "best_of": 2}, "best_of"),
+    )
+    for given_, param in refused:
         with pytest.raises(InvalidRequest) as caught:
             SamplingParams(**given_)  # type: ignore[arg-type]
         assert caught.value.param == param
@@ -118,6 +143,41 @@ def test_columns_exist() -> None:
     bounds = (MAX_TOP_LOGPROBS, MAX_LOGIT_BIAS, MAX_BAD_WORD_IDS)
     assert bounds == (layout.MAX_TOP_LOGPROBS, layout.MAX_LOGIT_BIAS, layout.MAX_BAD_WORD_IDS)
     assert MAX_STOP_TOKEN_IDS < layout.MAX_STOP_IDS
+
+
+CHAINS: list[tuple[dict[str, Any], str]] = [
+    ({}, ""),
+    ({"temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.2}, ""),
+    ({"typical_p": 0.9, "temperature": 0.7, "top_k": 5, "min_p": 0.1}, "top_k temperature min_p typ_p pick"),
+    ({"top_n_sigma": 1, "presence_penalty": 0.1}, "penalties top_n_sigma pick"),
+    ({"top_n_sigma": -1, "xtc_probability": 0.5, "xtc_threshold": 0.6}, ""),
+    ({"xtc_probability": 0.5, "dynatemp_range": 0.1}, "temperature xtc pick"),
+    ({"dry_multiplier": 1, "temperature": 0, "top_k": 4, "typical_p": 0.5}, "dry pick"),
+    ({"dry_multiplier": 1, "dry_penalty_last_n": 0}, ""),
+    ({"mirostat": 1, "top_k": 5, "temperature": 0.5}, "temperature mirostat"),
+    ({"mirostat": 2, "repetition_penalty": 1.1, "repeat_last_n": 0}, "mirostat_v2"),
+    ({"mirostat": 2, "temperature": 0}, ""),
+    ({"samplers": "", "temperature": 0.5, "top_k": 3}, "pick"),
+    ({"samplers": "temp; top_k ;typical_p", "temperature": 0.5, "top_k": 3, "top_p": 0.1}, "temperature top_k pick"),
+    ({"samplers": ["top_p", "penalties"], "top_p": 0.1, "frequency_penalty": 1, "min_p": 0.5}, "top_p penalties pick"),
+    ({"samplers": ["top_p"], "top_p": 0.1, "temperature": 0, "frequency_penalty": 1}, "pick"),
+]
+
+
+@pytest.mark.parametrize(("given_", "names"), CHAINS)
+def test_chains(given_: dict[str, Any], names: str) -> None:
+    assert SamplingParams(**given_).chain() == tuple(SAMPLER_CODES[name] for name in names.split())
+
+
+def test_the_longest_chain_fits() -> None:
+    every = SamplingParams(
+        temperature=0.5, top_k=3, top_p=0.5, min_p=0.1, typical_p=0.5, top_n_sigma=1, xtc_probability=1,
+        dry_multiplier=1, presence_penalty=1,
+    )  # fmt: skip
+    assert {*every.chain()} == {SAMPLER_CODES[name] for name in (*SAMPLERS, "pick")} and set(DEFAULT_ORDER) == set(
+        SAMPLERS
+    )
+    assert len(every.chain()) < layout.SAMPLER_STEPS
 
 
 def test_every_parameter_says_what_it_is() -> None:

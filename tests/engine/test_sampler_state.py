@@ -1,6 +1,5 @@
 """Mirostat's mu, which ids cannot tell: in every output, and the same tokens from wherever a request is resumed."""
 
-
 import pytest
 
 from octavo.request import Request, Resume
