@@ -80,11 +80,10 @@ class Runner:
         loops, left_because, nonfinite = _DONE.unpack_from(self._words, H["loops_done"] * 8)
         columns = None
         runs: tuple[RunResult, ...] = ()
-        if decodes and not self._wants_logprobs and not nonfinite:
+        if decodes and not self._wants_logprobs and not self._stateful and not nonfinite:
             columns = self._decodes.results(loops, left_because == FINISHED)
         else:
             runs = self._results(step, logit_rows, loops)
-        if self._stateful:
             for result in runs:
                 if result.slot in self._stateful:
                     result.mu = float(self._slots["mu"][result.slot])
