@@ -7,6 +7,7 @@ knows how the declarations are shaped, not what they say.
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
@@ -35,7 +36,28 @@ default unless the range gives it a meaning. Over HTTP `logprobs` has OpenAI's m
 PARAMETERS_END = """
 `native` is the column of the slot table that carries the parameter into the sampler (src/octavo/execution/layout.py);
 one without a column acts in the front. The order in which they act is told in src/octavo/ops/sample.py; each filter is
-defined by a function of src/octavo/kernels/reference/sample_filters.py."""
+defined by a function of src/octavo/kernels/reference/sample_filters.py.
+
+## The order of samplers
+Without `samplers` an answer has vLLM's order; the parameters that vLLM lacks take the places named in the table. With
+`samplers` only those named act, one after the other on what the ones before left: penalties behind a filter change what
+it left, and without `temperature` in the list logits are not divided. llama.cpp's own order is
+`penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature`. At temperature 0 penalties and DRY act, nothing
+else does; with `mirostat` penalties, DRY and temperature do. logit_bias, bad_words, allowed_token_ids and min_tokens
+come before all of them. XTC draws a second number for a token; among equal logits the lower id is first everywhere.
+
+Mirostat carries a number from token to token, which comes with the engine's outputs and goes back when an answer is
+resumed; while it runs, `--spec-method` does not guess for that answer.
+
+Presence and frequency penalties, min_tokens and DRY look at the answer alone; llama.cpp's look at the prompt too, so
+that there a long quotation in the prompt cannot be repeated. The repetition penalty looks at both.
+
+## Beam search
+Over HTTP `use_beam_search: true` with `n` beams (at most 10) and `length_penalty` (1 by default, from -10 to 10), as in
+vLLM; in Python `LLM.beam_search(prompts, BeamSearchParams(beam_width, max_tokens))`. A beam's score is the sum of its
+log-probabilities divided by its length to the power of length_penalty, where the length is the answer's (as in
+transformers; vLLM counts the prompt, too). The model's own log-probabilities count: no sampler has a part in it. It is
+not streamed, and `stop` and `prompt_logprobs` are refused."""
 OPS_HEAD = """\
 # Ops
 
@@ -65,7 +87,9 @@ def _default(each: Parameter) -> str:
         return str(value).lower()
     if value is None:
         return "null"
-    return f"{value:g}" if isinstance(value, int | float) else "none"
+    if isinstance(value, int | float):
+        return f"{value:g}"
+    return f"`{json.dumps(value)}`" if value else "none"
 
 
 def operations() -> str:

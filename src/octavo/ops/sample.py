@@ -1,10 +1,11 @@
 """sample(logits): the sampler as an anchor: logits of a chunk of rows -> ids, logprobs, ranks in the flat step.
 
 Order of its steps: a row with a non-finite raw logit ends with status 1; raw values are kept for log-probabilities and
-ranks -> allowed ids, logit_bias, bad_words, min_tokens -> repetition, then frequency and presence penalties ->
+ranks -> allowed ids, logit_bias, bad_words, min_tokens -> repetition, then frequency and presence penalties, DRY ->
 temperature 0: the first id of the total order -> else temperature, min_p, top_k, top_p, one Philox number. Ties: logit
-descending, id ascending. As in vLLM, but for ties. The parameters are columns of the slot table; the definition of each
-is kernels/reference/sample_filters.py. A row without an allowed id ends with status 2.
+descending, id ascending. As in vLLM, but for ties. A slot with a chain (any other sampler, or an order of the user's)
+runs its samplers one after the other, each on what is left. The parameters are columns of the slot table; each is
+defined in kernels/reference/sample_filters.py.
 """
 
 from __future__ import annotations
