@@ -28,6 +28,8 @@ KINDS: tuple[dict[str, Any], ...] = (
     {"temperature": 0.9, "top_k": 8, "frequency_penalty": 0.7, "presence_penalty": 0.3, "logprobs": 2},
     {"temperature": 0.0, "repetition_penalty": 1.3, "logprobs": 5},
     {"temperature": 1.3, "min_p": 0.1, "allowed_token_ids": tuple(range(3, 60)), "prompt_logprobs": 1},
+    {"temperature": 0.8, "dry_multiplier": 1.0, "dry_allowed_length": 1, "xtc_probability": 0.5, "typical_p": 0.9},
+    {"mirostat": 2, "mirostat_tau": 3.0, "mirostat_eta": 0.5},  # never drafted for
 )
 
 
