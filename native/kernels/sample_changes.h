@@ -106,8 +106,8 @@ static i64 common_tail(const int32_t* a, const int32_t* b, i64 n) {
 // DRY ("don't repeat yourself", p-e-w in oobabooga/text-generation-webui #5637): an id that would lengthen a repetition of
 // n >= allowed ids of the output costs multiplier * base^(n - allowed), at most kLongest steps of the power (base 1.75:
 // 3e15, which forbids an id as surely as more would). The end of the output up to its last breaker is what may be repeated.
-// A place costs one compare where it does not repeat and 5 where it does, so no table of lengths is kept: 8,000 equal ids
-// take 20 us.
+// A place costs one compare where it does not repeat and 5 vectors where it does, so no table of lengths is kept: an answer of
+// 8,000 ids takes 8 us, of 8,000 equal ones 30.
 constexpr i64 kLongest = 64;
 static void penalize_dry(const Choice& c, i64 V, uint32_t* longest, float* v) {
   const Slots& s = *c.slots;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -54,7 +54,7 @@ class Renderer(Protocol):
 
 
 class Generation:
-    """A request under way: a Flow of lists of events, or iterated once. Leaving it early aborts the request."""
+    """A request under way: a Flow of lists of events. Closing it early aborts the request."""
 
     def __init__(self, llm: AsyncLLM, request: Request, prompt: PromptFacts) -> None:
         self.request = request
@@ -66,9 +66,6 @@ class Generation:
         self.reasons: list[FinishReason] = []  # of the choices that have ended
         self._asked_stop_ids = llm.asked_stop_ids(request.params)
         self._stream = llm.client.open(request)
-
-    def __aiter__(self) -> AsyncGenerator[list[Event], None]:
-        return items(self)
 
     @property
     def usage(self) -> Usage:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from octavo.async_llm import AsyncLLM, PromptIds, gather
-from octavo.errors import InvalidRequest, OctavoError
+from octavo.errors import InvalidRequest
 from octavo.request import FinishReason, Request, Usage
 from octavo.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
 from octavo.text.events import Event, LogprobEntry, PromptFacts
@@ -102,7 +102,7 @@ class BeamSearch:
     async def _run(self, news: Callable[[], None]) -> None:
         try:
             self._best = (await self._search())[: self.request.params.n]
-        except (OctavoError, ValueError) as error:
+        except Exception as error:  # raised by take(): nobody else waits for the task
             self._error = error
         news()
 
