@@ -1,9 +1,9 @@
 """Beam search over an AsyncLLM: every step asks for one token of each beam, and the prefix cache makes that cheap.
 
-As in vLLM: `width` beams, each step takes the 2 * width likeliest ids of each beam, an end id completes a beam, and the
-`n` best come back. A beam's score is its log-probability over its length to the power of length_penalty, the length
-being that of the answer (transformers' definition; vLLM counts the prompt's tokens too). Log-probabilities are those of
-the model's own logits: temperature, penalties and filters have no part in it. It knows ids and scores, no HTTP.
+As in transformers: `width` beams; a step takes the 2 * width likeliest ids of each; an end id among the `width` best
+completes a beam (in vLLM any end id does); the `n` best come back. A beam's score is its log-probability over its length
+to the power of length_penalty, where the length is the answer's (vLLM counts the prompt, too). Log-probabilities are
+those of the model's own logits: no sampler has a part in them. It knows ids and scores, no HTTP.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class BeamSearch:
         for length in range(1, most + 1):
             grown = [beam for each in await self._step(running) for beam in each]
             grown.sort(key=lambda beam: -beam.logprob)  # all of one length; sort() keeps the order of equal ones
-            ended += [beam for beam in grown[: 2 * width] if beam.ended]
+            ended += [beam for beam in grown[:width] if beam.ended]
             running = [beam for beam in grown if not beam.ended][:width]
             ended = sorted(ended, key=lambda beam: -beam.score(penalty))[:width]
             # A running beam can at best keep its log-probability, which is below 0, at the length that is best for it.
