@@ -1,8 +1,8 @@
 """Beam search over an AsyncLLM: every step asks for one token of each beam, and the prefix cache makes that cheap.
 
 As in transformers: `width` beams; a step takes the 2 * width likeliest ids of each; an end id among the `width` best
-completes a beam (in vLLM any end id does); the `n` best come back. A beam's score is its log-probability over its length
-to the power of length_penalty, where the length is the answer's (vLLM counts the prompt, too). Log-probabilities are
+completes a beam (in vLLM any end id does); the `n` best come back. The score of a beam is its log-probability over its
+length to the power of length_penalty, the length being the answer's (vLLM counts the prompt, too). Probabilities are
 those of the model's own logits: no sampler has a part in them. It knows ids and scores, no HTTP.
 """
 
