@@ -20,8 +20,6 @@ from octavo.errors import CheckpointError
 from octavo.tokenizer import vocabulary
 from octavo.tokenizer.kept import kept_or_built
 from octavo.tokenizer.pre_tokenizers import BYTE_PRES, BytePre
-from octavo.tokenizer.sentencepiece_file import is_sentencepiece, open_sentencepiece
-from octavo.tokenizer.tiktoken_file import is_tiktoken, open_tekken, open_tiktoken
 from octavo.tokenizer.vocabulary import CONTROL, NORMAL, Pieces, VocabularyFault, VocabularyFile
 
 VERSION = 1  # of these conversions; a change makes new cache entries
@@ -122,6 +120,10 @@ def _read_tokenizer_json(file: Path) -> tokenizers.Tokenizer:
 
 
 def _open(file: Path, config: Mapping[str, Any]) -> VocabularyFile:
+    # Most folders have tokenizer.json and need no reader of other kinds.
+    from octavo.tokenizer.sentencepiece_file import is_sentencepiece, open_sentencepiece
+    from octavo.tokenizer.tiktoken_file import is_tiktoken, open_tekken, open_tiktoken
+
     content = _read_bytes(file)
     if file.name == "vocab.json":
         return _open_vocab_json(file, content, config)

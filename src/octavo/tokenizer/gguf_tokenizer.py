@@ -6,7 +6,6 @@ file is read, nor what encode and decode do.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -96,6 +95,8 @@ def check_kind(metadata: Mapping[str, Any]) -> None:
 
 
 def _nearest(pre: object) -> str:
+    import difflib  # for this error only
+
     close = difflib.get_close_matches(str(pre)[:60], BYTE_PRES, 3, 0.5)
     return f" Known and near it: {', '.join(close)}." if close else ""
 

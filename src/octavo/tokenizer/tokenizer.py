@@ -20,7 +20,6 @@ from octavo.checkpoints.digest import remembered_digest
 from octavo.errors import CheckpointError, UnsupportedModel
 from octavo.tokenizer import gguf_tokenizer
 from octavo.tokenizer.byte_table import HEADED_KINDS, DecoderKind, byte_table, decoder_kind, head_bytes
-from octavo.tokenizer.folder_tokenizer import read_folder
 from octavo.tokenizer.vocabulary import is_fault
 
 # Characters. `encode` of the library keeps the GIL: 0.5 MB held up every other thread for 0.19 s. `encode_batch_fast`
@@ -88,6 +87,8 @@ class Tokenizer:
     def from_folder(cls, path: Path | str, cache_folder: Path | None = None) -> Tokenizer:
         """The tokenizer of a Hugging Face folder: its vocabulary file of whatever kind, tokenizer_config.json,
         generation_config.json and the chat template's files. Raises CheckpointError that names the file."""
+        from octavo.tokenizer.folder_tokenizer import read_folder  # a GGUF needs none of it
+
         found = read_folder(Path(path), cache_folder)
         return cls(found.backend, TokenizerFacts(found.special, found.eos_ids, found.templates))
 
