@@ -185,15 +185,20 @@ struct Variant {
 //              7 soft cap f (0: none) 8 sinks ptr f32 [heads] or 0 9 workspace ptr (partials) 10 workspace bytes
 //              11 number of epilogue ops, then each {TileFn, n, args...}; tile = one row block x the heads of one kv head,
 //              col0 = first column of those heads in [heads * head_dim]
+// "rows"       0 rows[dim] 1 K 2 src ptr f32 3 src_ld 4 number of ops, then each {TileFn, n, args...}; tile = whole rows
 // "sample"     0 logits ptr f32 [chunk rows][ld] 1 ld 2 vocabulary 3 workspace ptr 4 workspace bytes 5 rows[dim] of the chunk
 //              result row of chunk row i: header.result_first + header.logit_first + i
 // NAME.ahead, where it exists: called before the barrier in front of node NAME with its arguments; it may prefetch.
-// RowFn  "row.rms_norm"   0 weight ptr f32 [K] 1 eps f
+// RowFn  "row.rms_norm"   0 weight ptr f32 [K] 1 eps f     "row.layer_norm" 0 weight ptr f32 [K] 1 bias ptr f32 [K] 2 eps f
 // TileFn "tile.bias"      0 ptr f32 [N]
 //        "tile.rope"      0 cos ptr f32 [positions][rotary/2] 1 sin ptr 2 head_dim 3 rotary   (halves: x[i], x[i + rotary/2])
 //        "tile.kv_write"  0 group 1 layer 2 which (0: K, 1: V); tile columns are whole heads
 //        "tile.store"     0 ptr f32 1 ld        "tile.add"  0 residual ptr f32 1 ld 2 out ptr f32 3 ld (may be the same)
 //        "tile.silu_mul"  tile [gate | up] -> gate * sigmoid(gate) * up, cols halves
+//        "tile.gelu_mul"  the same with gelu, in its form with tanh; "tile.gelu" of a tile alone
+//        "tile.scale"     0 factor f           "tile.softcap" 0 cap f: cap * tanh(x / cap)
+//        "tile.head_norm" 0 weight ptr f32 [size] 1 eps f 2 size: rms_norm of every `size` columns; "tile.rms_norm" is the same
+//                         and "tile.layer_norm" 0 weight ptr 1 bias ptr 2 eps f 3 size: in "rows", where size is the row
 //        "tile.quantize"  0 acts ptr 1 K of the consumer (rows act_row_bytes(K) apart); cols and col0 multiples of 32
 // ---------------------------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,5 @@
-// Gated activations: epilogues on a tile [gate | up]; the result takes the place of the gate and the tile's columns halve.
+// Activations and other functions of one element: epilogues on a tile. Gated ones work on a tile [gate | up]; the result
+// takes the place of the gate and the tile's columns halve.
 #include "../simd/simd.h"
 
 OCTAVO_BEGIN
@@ -32,7 +33,38 @@ static void gated(const i64*, const Run&, Tile& tile) {
   tile.cols = half;
 }
 
+template <class Fn>
+static inline void each_element(Tile& tile, const Fn& fn) {
+  for (i64 r = 0; r < tile.rows; r++) {
+    float* x = tile.data + r * tile.ld;
+    for (i64 c = 0; c < tile.cols; c += 16) store_n(x + c, fn(load_n(x + c, tile.cols - c)), tile.cols - c);
+  }
+}
+
+static void gelu(const i64*, const Run&, Tile& tile) {
+  each_element(tile, [](F x) { return GeluTanh::of(x); });
+}
+
+// 0 factor f
+static void scale(const i64* args, const Run&, Tile& tile) {
+  const F factor = set1(float_arg(args[0]));
+  each_element(tile, [=](F x) { return mul(x, factor); });
+}
+
+// 0 cap f. cap * tanh(x / cap), with tanh|y| = (1 - e) / (1 + e) and e = exp(-2 |y|): off by roundings of 1, not of tanh,
+// which is what a logit needs. NaN stays NaN.
+static void softcap(const i64* args, const Run&, Tile& tile) {
+  const float cap = float_arg(args[0]);
+  const F one = set1(1.0f), inward = set1(-2.0f / cap), outward = set1(cap);
+  each_element(tile, [=](F x) {
+    const F e = exp(mul(abs(x), inward));
+    const F y = mul(outward, div(sub(one, e), add(one, e)));
+    return select(lt(x, zero()), neg(y), y);
+  });
+}
+
 }  // namespace
 
-OCTAVO_ENTRIES(activation, {"tile.silu_mul", OCTAVO_FN(gated<Silu>)}, {"tile.gelu_mul", OCTAVO_FN(gated<GeluTanh>)})
+OCTAVO_ENTRIES(activation, {"tile.silu_mul", OCTAVO_FN(gated<Silu>)}, {"tile.gelu_mul", OCTAVO_FN(gated<GeluTanh>)},
+               {"tile.gelu", OCTAVO_FN(gelu)}, {"tile.scale", OCTAVO_FN(scale)}, {"tile.softcap", OCTAVO_FN(softcap)})
 OCTAVO_END

@@ -43,12 +43,15 @@ void store(const i64* args, const Run&, Tile& tile) {
   });
 }
 
-// 0 residual ptr f32 1 ld 2 out ptr f32 3 ld (may be the same)
+// 0 residual ptr f32 1 ld 2 out ptr f32 3 ld (may be the same). The tile holds the sum, too, for the ops that follow.
 void add(const i64* args, const Run&, Tile& tile) {
   const float* from = reinterpret_cast<const float*>(args[0]) + tile.row0 * args[1] + tile.col0;
   float* to = reinterpret_cast<float*>(args[2]) + tile.row0 * args[3] + tile.col0;
   each_piece(tile, [&](i64 r, i64 c, auto piece) {
-    piece.store(to + r * args[3] + c, simd::add(piece.load(from + r * args[1] + c), piece.load(tile.data + r * tile.ld + c)));
+    float* at = tile.data + r * tile.ld + c;
+    const simd::F sum = simd::add(piece.load(from + r * args[1] + c), piece.load(at));
+    piece.store(to + r * args[3] + c, sum);
+    piece.store(at, sum);
   });
 }
 

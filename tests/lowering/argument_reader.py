@@ -69,12 +69,19 @@ class Reader:
 # inlined op -> kinds of its arguments
 INLINED: dict[str, list[Any]] = {
     "row.rms_norm": [TableArg, float],
+    "row.layer_norm": [TableArg, TableArg, float],
     "tile.bias": [TableArg],
     "tile.rope": [TableArg, TableArg, Imm, Imm],
     "tile.kv_write": [object, Imm, Imm],
     "tile.store": [ArenaArg, Imm],
     "tile.add": [ArenaArg, Imm, ArenaArg, Imm],
     "tile.silu_mul": [],
+    "tile.gelu_mul": [],
+    "tile.gelu": [],
+    "tile.scale": [float],
+    "tile.softcap": [float],
+    "tile.head_norm": [TableArg, float, Imm],
+    "tile.rms_norm": [TableArg, float, Imm],
     "tile.quantize": [ArenaArg, Imm],
 }
 

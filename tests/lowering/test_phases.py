@@ -1,5 +1,6 @@
 """Phases: what joins what, argument lists as kernel.h reads them, and that they compute what the Program computes."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from octavo.lowering.lower import LoweringFacts, lower
 from octavo.lowering.lowered import ArenaArg, DimArg, FloatBits, Imm, Lowered, LoweredNode
 from octavo.lowering.phases import form_phases
 from octavo.models.llama import from_config
-from octavo.ops.activation import add
+from octavo.ops.activation import add, silu_mul
+from octavo.ops.embedding import gather_rows
 from octavo.ops.linear import linear
 from octavo.ops.norm import rms_norm
-from octavo.ops.quantize import act_row_bytes
-from octavo.program.graph import Program
+from octavo.ops.quantize import act_row_bytes, quantize
+from octavo.program.graph import Program, Value
 from octavo.program.symbols import R, T
 from octavo.program.trace import trace, weights_of
 from octavo.quantization.format import format_named
@@ -227,30 +229,56 @@ def test_phases_compute_what_the_program_computes(case: str, quantized: bool) ->
             assert torch.equal(found, wanted)
 
 
-def test_what_no_phase_can_take_is_refused() -> None:
+def formed(*ops: Callable[[Program, Value], Value], regions: Sequence[str] = ()) -> list[tuple[str, list[str]]]:
+    """Kernel and ops of each phase of a Program of these calls, one after the other, from an input of 32 columns."""
     program = Program("p")
     x = program.input("x", (T, 32), "f32")
-    with program.within("layer 0"):
-        program.output("y", rms_norm(x, program.weight("w", (32,)), eps=1e-5))
-    with pytest.raises(UnsupportedModel, match="no phase can take .*rms_norm"):
-        form_phases(program)
+    for i, op in enumerate(ops):
+        with program.within(regions[i] if regions else "layer 0"):
+            x = op(program, x)
+    program.output("y", x)
+    return [(phase.kernel, [node.op.name for node in phase.nodes]) for phase in form_phases(program)]
 
 
-def test_an_addition_before_a_linear_has_no_prologue() -> None:
-    program = Program("p")
-    x = program.input("x", (T, 32), "f32")
-    with program.within("layer 0"):
-        program.output("y", linear(add(x, x), program.weight("w", (32, 32))))
-    with pytest.raises(UnsupportedModel, match="no prologue for add"):
-        form_phases(program)
+def norm(program: Program, x: Value) -> Value:
+    return rms_norm(x, program.weight(f"{x.name}.norm", (32,)), eps=1e-5)
+
+
+def product(program: Program, x: Value) -> Value:
+    return linear(x, program.weight(f"{x.name}.weight", (32, 32)))
+
+
+def plus(program: Program, x: Value) -> Value:
+    return add(x, program.inputs["x"])
+
+
+def test_row_ops_that_no_linear_takes_are_phases_of_rows() -> None:
+    assert formed(norm) == [("rows", ["rms_norm"])]
+    assert formed(norm, product) == [("linear", ["rms_norm", "linear"])]
+    assert formed(product, norm, plus) == [("linear", ["linear"]), ("rows", ["rms_norm", "add"])]
+    assert formed(product, norm, plus, norm, product) == [
+        ("linear", ["linear"]), ("rows", ["rms_norm", "add", "rms_norm"]), ("linear", ["linear"]),
+    ]  # fmt: skip
+    assert formed(plus, product) == [("rows", ["add"]), ("linear", ["linear"])]
+
+
+def test_a_norm_with_other_readers_than_linears_is_kept() -> None:
+    def twice(program: Program, x: Value) -> Value:
+        normed = norm(program, x)
+        return add(product(program, normed), normed)
+
+    assert formed(twice) == [("rows", ["rms_norm"]), ("linear", ["linear", "add"])]
 
 
 def test_a_phase_does_not_cross_a_region() -> None:
-    program = Program("p")
-    x = program.input("x", (T, 32), "f32")
-    with program.within("layer 0"):
-        y = linear(x, program.weight("w", (32, 32)))
-    with program.within("layer 1"):
-        program.output("y", add(y, x))
-    with pytest.raises(UnsupportedModel, match="no phase can take .*add"):
-        form_phases(program)
+    assert formed(product, plus, regions=("layer 0", "layer 1")) == [("linear", ["linear"]), ("rows", ["add"])]
+    assert formed(norm, product, regions=("layer 0", "layer 1")) == [("rows", ["rms_norm"]), ("linear", ["linear"])]
+
+
+def test_what_no_phase_can_take_is_refused() -> None:
+    with pytest.raises(UnsupportedModel, match="no phase can take .*silu_mul"):
+        formed(lambda _, x: silu_mul(x, x))
+    with pytest.raises(UnsupportedModel, match="no phase can take .*quantize"):
+        formed(lambda _, x: quantize(quantize(x)))
+    with pytest.raises(UnsupportedModel, match="no phase can take .*gather_rows"):
+        formed(lambda program, x: gather_rows(x, program.input("rows", (R,), "i32")))

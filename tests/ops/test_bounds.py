@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from octavo.kernels.reference.activation import silu_mul
+from octavo.kernels.reference.activation import gelu, gelu_mul, scale, silu_mul, softcap
 from octavo.kernels.reference.attention import attention
 from octavo.kernels.reference.embedding import embedding, gather_rows
 from octavo.kernels.reference.linear import linear
-from octavo.kernels.reference.norm import rms_norm
+from octavo.kernels.reference.norm import head_norm, layer_norm, rms_norm
 from octavo.kernels.reference.quantize import quantize
 from octavo.kernels.reference.rope import rope
-from octavo.ops.activation import SILU_MUL
+from octavo.ops.activation import GELU, GELU_MUL, SCALE, SILU_MUL, SOFTCAP
 from octavo.ops.attention import ATTENTION
 from octavo.ops.embedding import EMBEDDING, GATHER_ROWS
 from octavo.ops.linear import LINEAR
-from octavo.ops.norm import RMS_NORM
+from octavo.ops.norm import HEAD_NORM, LAYER_NORM, RMS_NORM
 from octavo.ops.rope import ROPE
 
 Floats = NDArray[np.float32]
@@ -49,6 +49,27 @@ def test_rms_norm(seed: int, rows: int, width: int, scale: float) -> None:
     exact = x.astype(np.float64) / np.sqrt((x.astype(np.float64) ** 2).mean(-1, keepdims=True) + 1e-5) * w
     found = rms_norm(torch.from_numpy(x), torch.from_numpy(w), eps=1e-5)
     within(found, exact, RMS_NORM.bound({"eps": 1e-5}, x, w))
+
+
+@given(SEEDS, ROWS, st.sampled_from([(16, 3), (80, 1), (128, 2)]), SCALES)
+def test_head_norm(seed: int, rows: int, heads: tuple[int, int], scale: float) -> None:
+    random, (size, count) = np.random.default_rng(seed), heads
+    x, w = normal(random, rows, size * count, scale=scale), normal(random, size)
+    split = x.astype(np.float64).reshape(rows, count, size)
+    exact = split / np.sqrt((split**2).mean(-1, keepdims=True) + 1e-6) * w
+    found = head_norm(torch.from_numpy(x), torch.from_numpy(w), eps=1e-6, head_dim=size)
+    within(found, exact.reshape(x.shape), HEAD_NORM.bound({"eps": 1e-6}, x, w))
+
+
+@given(SEEDS, ROWS, st.sampled_from([1, 31, 97, 576]), SCALES, st.sampled_from([0.0, 3.0]))
+def test_layer_norm(seed: int, rows: int, width: int, scale: float, offset: float) -> None:
+    random = np.random.default_rng(seed)
+    x, w, b = normal(random, rows, width, scale=scale), normal(random, width), normal(random, width)
+    x += np.float32(offset * scale)  # the mean cancels
+    apart = x.astype(np.float64) - x.astype(np.float64).mean(-1, keepdims=True)
+    exact = apart / np.sqrt((apart**2).mean(-1, keepdims=True) + 1e-5) * w + b
+    found = layer_norm(*map(torch.from_numpy, (x, w, b)), eps=1e-5)
+    within(found, exact, LAYER_NORM.bound({"eps": 1e-5}, x, w, b))
 
 
 @given(SEEDS, ROWS, st.sampled_from([1, 32, 97, 576]), st.sampled_from([1, 5, 33]), SCALES)
@@ -88,6 +109,27 @@ def test_silu_mul(seed: int, rows: int, n: int, scale: float) -> None:
     g = gate.astype(np.float64)
     exact = g * np.exp(-np.logaddexp(0, -g)) * up
     within(silu_mul(torch.from_numpy(gate), torch.from_numpy(up)), exact, SILU_MUL.bound({}, gate, up))
+
+
+@given(SEEDS, ROWS, st.sampled_from([1, 33, 128]), st.sampled_from([1e-6, 1.0, 6.0, 40.0]))
+def test_gelu_and_its_product(seed: int, rows: int, n: int, scale: float) -> None:
+    random = np.random.default_rng(seed)
+    gate, up = normal(random, rows, n, scale=scale), normal(random, rows, n)
+    g = gate.astype(np.float64)
+    exact = g * np.exp(-np.logaddexp(0, -2 * np.sqrt(2 / np.pi) * (g + 0.044715 * g**3)))
+    within(gelu(torch.from_numpy(gate)), exact, GELU.bound({}, gate))
+    within(gelu_mul(torch.from_numpy(gate), torch.from_numpy(up)), exact * up, GELU_MUL.bound({}, gate, up))
+    ours, theirs = gelu(torch.from_numpy(gate)), torch.nn.functional.gelu(torch.from_numpy(gate), approximate="tanh")
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@given(SEEDS, ROWS, st.sampled_from([1e-3, 1.0, 100.0]), st.sampled_from([0.5, 30.0]))
+def test_softcap_and_scale(seed: int, rows: int, spread: float, cap: float) -> None:
+    x = normal(np.random.default_rng(seed), rows, 33, scale=spread)
+    exact = cap * np.tanh(x.astype(np.float64) / cap)
+    assert (np.abs(softcap(torch.from_numpy(x), cap=cap).numpy() - exact) <= SOFTCAP.bound({"cap": cap}, x)).all()
+    assert (scale(torch.from_numpy(x), factor=0.25).numpy() == x * np.float32(0.25)).all()
+    assert (SCALE.bound({"factor": 0.25}, x) == 0).all()
 
 
 @given(SEEDS, st.sampled_from([1, 16, 31, 70]), st.sampled_from([(4, 4), (6, 2), (7, 1)]), SCALES)

@@ -23,6 +23,7 @@ from octavo.execution.probe import LinearArgs, Probes, read_linear
 from octavo.kernels import library
 from octavo.kernels.reference.sample import sample
 from octavo.lowering.lowered import LoweredNode, WeightArg
+from octavo.lowering.phases import IN_ROWS
 from octavo.ops.op import EPS, op_of
 from octavo.ops.quantize import GROUP, act_row_bytes
 from octavo.program.graph import Node, Value
@@ -73,7 +74,8 @@ class NodeChecks:
         layouts = plan.layouts
         self._pages = [KvPages(group, executor.region("kv"), layouts.page_bytes) for group in layouts.lowered.groups]
         self._kinds: dict[str, Callable[[LoweredNode, int], Iterator[Check]]] = {
-            "embedding": self._embedding, "linear": self._linear, "attention": self._attention, "sample": self._sample,
+            "embedding": self._embedding, "linear": self._linear, "rows": self._rows, "attention": self._attention,
+            "sample": self._sample,
         }  # fmt: skip
 
     def of(self, node: LoweredNode, rows: int) -> Iterator[Check]:
@@ -112,6 +114,18 @@ class NodeChecks:
         same = self._outputs(node, rows)
         yield self._equal(node, "linear", (), WHOLE, concatenated(same), concatenated(whole))
         yield from self._steps(node, ops[len(before) :], have, groups, opened, rows)
+
+    def _rows(self, node: LoweredNode, rows: int) -> Iterator[Check]:
+        ops = node.origin.nodes
+        source = ops[0].operands[0]
+        self._place(node)
+        self._probes.run(node, rows)
+        whole = self._outputs(node, rows)
+        self._place(node)
+        opened = self._probes.rows(node, source.width, rows)
+        yield self._equal(node, "rows", (), WHOLE, concatenated(self._outputs(node, rows)), concatenated(whole))
+        given = {source: np.ascontiguousarray(self._values[source])}
+        yield from self._steps(node, ops, given, {source: 0}, [opened], rows)
 
     def _attention(self, node: LoweredNode, rows: int) -> Iterator[Check]:
         op, *rest = node.origin.nodes
@@ -152,7 +166,7 @@ class NodeChecks:
         for op in before:
             if op.op.name == "gather_rows":
                 x = np.ascontiguousarray(x[self._values[op.operands[1]]])
-            elif op.op.name == "rms_norm":
+            elif op.op.name in IN_ROWS:
                 self._place(node)
                 normed = self._probes.prologue(linear, op.output.width, rows)
                 yield self._bounded(node, op, normed, {**have, op.operands[0]: x})
@@ -309,7 +323,7 @@ class NodeChecks:
         layout, fmt, source = layout_named(place.layout), format_named(place.source.format), place.source
         raw = self._checkpoint.read(source.name)
         if source.rows is not None:
-            raw = raw.reshape(place.n, fmt.row_bytes(place.k))[source.rows].reshape(-1)
+            raw = raw.reshape(-1, fmt.row_bytes(place.k))[source.rows].reshape(-1)
         packed = np.empty(packed_bytes(layout, place.n, place.k), np.uint8)
         pack_into(packed, fmt, raw, place.n, place.k, layout)
         return packed

@@ -20,8 +20,12 @@ from octavo.lowering.lowered import ArenaArg, Arg, Fn, Imm, LoweredNode
 
 Floats = NDArray[np.float32]
 Item = Arg | tape.Word
-CHANGES_TILE = ("tile.bias", "tile.rope", "tile.silu_mul")
+CHANGES_TILE = (
+    "tile.bias", "tile.scale", "tile.softcap", "tile.gelu", "tile.head_norm", "tile.rope", "tile.silu_mul",
+    "tile.gelu_mul", "tile.rms_norm", "tile.layer_norm",
+)  # fmt: skip
 ATTENTION_EPILOGUE = 11  # index of the number of epilogue ops in the arguments of `attention`
+ROWS_OPS = 4  # the same of `rows`
 UNIT = 32  # columns of a work unit where only products are stored
 
 
@@ -111,6 +115,12 @@ class Probes:
         head = (*linear.head[:4], where, Imm(0), Imm(0), linear.head[7])
         self._run("linear", [*head, *_listed(linear.prologue), Imm(0)], rows)
         return view.copy()
+
+    def rows(self, node: LoweredNode, width: int, rows: int) -> list[Floats]:
+        """After each op of a phase of rows that changes the tile: [rows, width]. Its own outputs are written too."""
+        opened, views = self._opened(_ops(iter(node.args[ROWS_OPS:])), rows, width)
+        self._run("rows", [*node.args[:ROWS_OPS], *opened], rows)
+        return [view.copy() for view in views]
 
     def products(self, linear: LinearArgs, rows: int) -> list[list[Floats]]:
         """Per group and weight [rows, columns]: the products alone."""

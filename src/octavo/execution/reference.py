@@ -23,8 +23,9 @@ from octavo.program.trace import states_of
 
 # op -> module:function of its reference; those of the cache are called by the executor
 KERNELS = {
-    "embedding": "embedding", "gather_rows": "embedding", "linear": "linear", "rms_norm": "norm", "rope": "rope",
-    "silu_mul": "activation", "add": "activation", "bias": "activation", "quantize": "quantize",
+    "embedding": "embedding", "gather_rows": "embedding", "linear": "linear", "rope": "rope", "quantize": "quantize",
+    "rms_norm": "norm", "head_norm": "norm", "layer_norm": "norm", "silu_mul": "activation", "gelu_mul": "activation",
+    "gelu": "activation", "softcap": "activation", "add": "activation", "bias": "activation", "scale": "activation",
 }  # fmt: skip
 
 Observer = Callable[[Node, Any], None]

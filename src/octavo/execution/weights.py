@@ -72,8 +72,8 @@ def _load(checkpoint: Checkpoint, place: Place, region: NDArray[np.uint8]) -> No
     fmt = format_named(source.format)
     row = fmt.row_bytes(place.k)
     out = region[place.offset : place.offset + place.nbytes]
-    if source.rows is not None:  # rows in another order: the whole tensor at once
-        raw = checkpoint.read(source.name).reshape(place.n, row)[source.rows]
+    if source.rows is not None:  # rows in another order, or some of a fused tensor's: the whole tensor at once
+        raw = checkpoint.read(source.name).reshape(-1, row)[source.rows]
         pack_into(out, fmt, raw.reshape(-1), place.n, place.k, layout)
         return
     step = max(1, BOUNCE_BYTES // (row * PANEL)) * PANEL

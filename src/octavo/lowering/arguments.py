@@ -22,7 +22,7 @@ from octavo.lowering.lowered import (
     TableArg,
     WeightArg,
 )
-from octavo.lowering.phases import PANEL, ColumnGroup, Phase
+from octavo.lowering.phases import ENDS, IN_ROWS, PANEL, ColumnGroup, Phase
 from octavo.ops.op import op_of
 from octavo.ops.quantize import act_row_bytes
 from octavo.program.graph import Node, Value
@@ -63,7 +63,7 @@ class Scope:
 
 def arguments(phase: Phase, scope: Scope) -> tuple[Arg, ...]:
     """The argument list of a phase's kernel."""
-    return tuple(BUILDERS[phase.anchor.op.name](phase, scope))
+    return tuple(BUILDERS[phase.kernel](phase, scope))
 
 
 def _embedding(phase: Phase, scope: Scope) -> list[Arg]:
@@ -80,7 +80,7 @@ def _linear(phase: Phase, scope: Scope) -> list[Arg]:
     node = phase.anchor
     rows, k = node.operands[0].shape[0], node.operands[0].width
     quantized = node.operands[0].dtype == "acts"
-    norms = [each for each in phase.prologue if each.op.name == "rms_norm"]
+    norms = [each for each in phase.prologue if each.op.name in IN_ROWS]
     gathers = any(each.op.name == "gather_rows" for each in phase.prologue)
     if phase.source is None:
         raise ValueError(f"{node!r} has no source")
@@ -93,7 +93,7 @@ def _linear(phase: Phase, scope: Scope) -> list[Arg]:
     args: list[Arg] = [DimArg(rows), Imm(k), *src, Imm(int(quantized)), Imm(SHARE_ROWS)]
     args += [StepField("logit_row") if gathers else NO_POINTER, Imm(len(norms))]
     for each in norms:
-        args += _inline("row.rms_norm", [TableArg(each.operands[1].name), FloatBits(each.attrs["eps"])])
+        args += _inline(f"row.{each.op.name}", _norm(each))
     args.append(Imm(len(phase.groups)))
     for group in phase.groups:
         args += _column_group(group, scope)
@@ -111,7 +111,7 @@ def _column_group(group: ColumnGroup, scope: Scope) -> list[Arg]:
 
 def padded_columns(group: ColumnGroup) -> int:
     """Output columns per weight: those of a pair are filled up to whole units (native/kernel.h, linear)."""
-    return group.columns if len(group.anchors) == 1 else -(-group.columns // PANEL) * PANEL
+    return -(-group.columns // PANEL) * PANEL if len(group.anchors) > 1 else group.columns
 
 
 def _epilogue(group: ColumnGroup, scope: Scope) -> list[Arg]:
@@ -121,13 +121,30 @@ def _epilogue(group: ColumnGroup, scope: Scope) -> list[Arg]:
         ops.append(_inline("tile.store", [*scope.floats(group.anchors[0].output)]))
     for node in group.steps:
         ops.append(_inline(f"tile.{node.op.name}", STEPS[node.op.name](node, scope)))
-        if node.op.name in ("bias", "rope", "silu_mul") and node.output in scope.stored:
+        if node.op.name not in (*ENDS, "add") and node.output in scope.stored:  # these leave their result themselves
             ops.append(_inline("tile.store", [*scope.floats(node.output)]))
     return [Imm(len(ops)), *(arg for op in ops for arg in op)]
 
 
 def _inline(name: str, args: list[Arg]) -> list[Arg]:
     return [Fn(name), Imm(len(args)), *args]
+
+
+def _norm(node: Node) -> list[Arg]:
+    """Weight, and bias where the norm has one, then eps."""
+    return [*(TableArg(value.name) for value in node.operands[1:]), FloatBits(node.attrs["eps"])]
+
+
+def _tile_norm(node: Node, scope: Scope) -> list[Arg]:
+    return [*_norm(node), Imm(node.operands[1].shape[0].at({}))]
+
+
+def _factor(node: Node, scope: Scope) -> list[Arg]:
+    return [FloatBits(node.attrs["factor"])]
+
+
+def _cap(node: Node, scope: Scope) -> list[Arg]:
+    return [FloatBits(node.attrs["cap"])]
 
 
 def _bias(node: Node, scope: Scope) -> list[Arg]:
@@ -147,7 +164,7 @@ def _add(node: Node, scope: Scope) -> list[Arg]:
     return [*scope.floats(node.operands[1]), *scope.floats(node.output)]
 
 
-def _silu_mul(node: Node, scope: Scope) -> list[Arg]:
+def _nothing(node: Node, scope: Scope) -> list[Arg]:
     return []
 
 
@@ -156,8 +173,17 @@ def _quantize(node: Node, scope: Scope) -> list[Arg]:
 
 
 STEPS: dict[str, Callable[[Node, Scope], list[Arg]]] = {
-    "bias": _bias, "rope": _rope, "kv_write": _kv_write, "add": _add, "silu_mul": _silu_mul, "quantize": _quantize,
+    "bias": _bias, "rope": _rope, "kv_write": _kv_write, "add": _add, "quantize": _quantize, "silu_mul": _nothing,
+    "gelu_mul": _nothing, "gelu": _nothing, "scale": _factor, "softcap": _cap, "head_norm": _tile_norm,
+    "rms_norm": _tile_norm, "layer_norm": _tile_norm,
 }  # fmt: skip
+
+
+def _rows(phase: Phase, scope: Scope) -> list[Arg]:
+    if phase.source is None:
+        raise ValueError(f"{phase.anchor!r} has no source")
+    rows, (group,) = phase.source.shape[0], phase.groups
+    return [DimArg(rows), Imm(group.columns), *scope.floats(phase.source), *_epilogue(group, scope)]
 
 
 def _attention(phase: Phase, scope: Scope) -> list[Arg]:
@@ -185,5 +211,5 @@ def _workspace(node: Node, scope: Scope) -> list[Arg]:
 
 
 BUILDERS: dict[str, Callable[[Phase, Scope], list[Arg]]] = {
-    "embedding": _embedding, "linear": _linear, "attention": _attention, "sample": _sample,
+    "embedding": _embedding, "linear": _linear, "rows": _rows, "attention": _attention, "sample": _sample,
 }  # fmt: skip

@@ -94,7 +94,7 @@ def _node(number: int, name: str, phase: Phase, places: _Places, weights: Mappin
     writes = {value.name: places.names[value] for value in origin.outputs.values() if value in places.names}
     if not {*reads.values(), *writes.values()} <= buffers:
         raise AssertionError(f"{phase.anchor!r}: {reads} and {writes} are not all among the arguments {buffers}")
-    return LoweredNode(phase.anchor.op.name, args, phase.region, origin, reads, writes, workspace)
+    return LoweredNode(phase.kernel, args, phase.region, origin, reads, writes, workspace)
 
 
 def _origin(name: str, phase: Phase, places: _Places) -> Program:
@@ -103,7 +103,7 @@ def _origin(name: str, phase: Phase, places: _Places) -> Program:
     made = dict.fromkeys(value for node in nodes for value in node.outputs)  # in order: reports name the first
     read = {value: None for node in nodes for value in node.operands if value not in made}
     return Program(
-        f"{name}: {phase.anchor.op.name}",
+        f"{name}: {phase.kernel}",
         inputs={value.name: value for value in read if value.kind in ("input", "node")},
         outputs={value.name: value for value in made if value in places.stored or value.dtype in ("state", "acts")},
         nodes=nodes,

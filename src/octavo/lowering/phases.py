@@ -1,9 +1,10 @@
 """Phases: {row-wise prologue, one anchor, epilogue}, formed in one pass in program order.
 
 A row op joins the epilogue of the last phase if its data comes from there and its locality fits the column unit;
-otherwise it waits for the next linear and becomes its prologue. Linears on one input share a phase: each is a column
-group (q, k, v), or two of them are one (gate and up, joined by silu_mul). What cannot be placed is refused. It knows
-localities and operands, no memory and no argument list.
+otherwise it waits for the linears that alone use it and becomes their prologue, or begins a phase of whole rows without
+an anchor (a norm whose result is added to the residual stream, a norm over all heads). Linears on one input share a
+phase: each is a column group (q, k, v), or two of them are one (gate and up, joined by silu_mul). What cannot be placed
+is refused. It knows localities and operands, no memory and no argument list.
 """
 
 from __future__ import annotations
@@ -16,17 +17,22 @@ from octavo.ops.op import Locality, op_of
 from octavo.program.graph import Node, Program, Value
 
 PANEL = 32  # columns of a weight panel
-IN_PROLOGUE = ("gather_rows", "rms_norm", "quantize")  # in this order
-IN_EPILOGUE = ("bias", "rope", "kv_write", "add", "quantize")  # silu_mul joins two groups
+IN_PROLOGUE = ("gather_rows", "rms_norm", "layer_norm", "quantize")  # in this order
+JOINS = ("silu_mul", "gelu_mul")  # make one group of two
+IN_ROWS = ("rms_norm", "layer_norm")  # need a whole row: in a phase of rows
+IN_EPILOGUE = (
+    "bias", "scale", "softcap", "gelu", "head_norm", "rope", "kv_write", "add", "quantize", *IN_ROWS
+)  # fmt: skip
 ENDS = ("kv_write", "quantize")  # leave the tile as it was
+ROWS = "rows"  # the kernel of a phase without an anchor
 NO_EPILOGUE = ("embedding", "sample")
 
 
 @dataclass(eq=False)
 class ColumnGroup:
-    """Adjacent output columns that go through one epilogue: of one anchor, or of gate and up together."""
+    """Adjacent output columns that go through one epilogue: of one anchor, of gate and up together, or a whole row."""
 
-    anchors: list[Node]
+    anchors: list[Node]  # none in a phase of rows
     unit: int
     columns: int  # per weight
     tip: Value  # what the tile holds
@@ -35,13 +41,21 @@ class ColumnGroup:
 
 @dataclass(eq=False)
 class Phase:
-    """One kernel call to be. `source` is what the prologue starts from; None where the anchor has no prologue."""
+    """One kernel call to be. `source` is what the prologue starts from; None where the anchor has no prologue.
+
+    In a phase of rows `anchor` is the first row op, and `source` its data.
+    """
 
     anchor: Node
     region: str
     prologue: list[Node]
     source: Value | None
     groups: list[ColumnGroup]
+
+    @property
+    def kernel(self) -> str:
+        """The name of the native kernel."""
+        return self.anchor.op.name if self.anchor.op.kind == "anchor" else ROWS
 
     @property
     def nodes(self) -> list[Node]:
@@ -73,7 +87,9 @@ class _Former:
         for node in self.program.nodes:
             if node.op.kind == "anchor":
                 self._anchor(node)
-            elif not (self._pair(node) or self._epilogue(node)):
+            elif self._pair(node) or self._epilogue(node):
+                continue
+            elif self._feeds_linears(node) or not self._rows(node):
                 self.pending[node.output] = node
         left = [node for node in self.pending.values() if node not in self.used]
         if left:
@@ -121,9 +137,33 @@ class _Former:
         self.used.update(chain)
         return chain, value
 
+    def _feeds_linears(self, node: Node) -> bool:
+        """Whether linears of its region alone use the node, as their rows, so that it may be their prologue."""
+        users = self.consumers.get(node.output, [])
+        if node.op.name not in IN_PROLOGUE or node.output in self.program.outputs.values() or not users:
+            return False
+        return all(
+            user.region == node.region
+            and user.operands[0] is node.output
+            and (user.op.name == "linear" or self._feeds_linears(user))
+            for user in users
+        )
+
+    def _rows(self, node: Node) -> bool:
+        """A phase of whole rows that begins with this op, on a value that lies in memory."""
+        source = node.operands[0]
+        if node.op.name not in IN_EPILOGUE or source in self.pending or source.dtype != "f32":
+            return False
+        group = ColumnGroup([], source.width, source.width, source)
+        self.phases.append(Phase(node, node.region, [], source, [group]))
+        if self._take(node, len(self.phases) - 1, group):
+            return True
+        self.phases.pop()
+        return False
+
     def _pair(self, node: Node) -> bool:
         """silu_mul(gate, up): two fresh column groups of the last phase become one of two weights."""
-        if node.op.name != "silu_mul" or not self.phases:
+        if node.op.name not in JOINS or not self.phases:
             return False
         found = [self.home.get(value) for value in node.operands]
         if None in found or any(home[0] != len(self.phases) - 1 for home in found if home):
@@ -142,14 +182,18 @@ class _Former:
     def _epilogue(self, node: Node) -> bool:
         if node.op.name not in IN_EPILOGUE or not self.phases:
             return False
-        data, *others = node.operands
+        data = node.operands[0]
         at, group = self.home.get(data, (-1, None))
         phase = self.phases[-1]
         if group is None or at != len(self.phases) - 1 or group.tip is not data or phase.region != node.region:
             return False
-        if phase.anchor.op.name in NO_EPILOGUE or not self._fits(node, phase, group):
+        return phase.anchor.op.name not in NO_EPILOGUE and self._take(node, at, group)
+
+    def _take(self, node: Node, at: int, group: ColumnGroup) -> bool:
+        """The node as the next step of a group of phase `at`, if it fits and what else it reads is there."""
+        if not self._fits(node, self.phases[at], group):
             return False
-        for other in others:  # what else it reads must lie in memory before the phase runs
+        for other in node.operands[1:]:  # must lie in memory before the phase runs
             if other.kind == "node" and (other in self.pending or self.home[other][0] >= at):
                 return False
         group.steps.append(node)
@@ -161,6 +205,8 @@ class _Former:
     def _fits(self, node: Node, phase: Phase, group: ColumnGroup) -> bool:
         """Whether the op's locality is at most the column unit; heads widen the unit of a linear."""
         locality = op_of(node).locality
+        if phase.kernel == ROWS:
+            return locality != Locality.GROUP or group.columns % PANEL == 0
         if locality == Locality.GROUP:
             return group.unit % PANEL == 0 and group.columns % PANEL == 0
         if locality == Locality.HEAD:

@@ -1,4 +1,4 @@
-"""silu_mul(gate, up) = gate * sigmoid(gate) * up; add(x, y) (residual); bias(x, b)."""
+"""silu_mul, gelu_mul (gate, up), gelu, softcap; add (residual), bias, scale: functions of one element."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from octavo.ops.op import TINY, Array, Attrs, Contract, Floats64, Locality, Op, 
 from octavo.program.graph import Node, Value
 from octavo.program.symbols import Sum
 
+GELU_SLOPE, GELU_CUBE = 2 * (2 / np.pi) ** 0.5, 0.044715
 
-def _bound(attrs: Attrs, gate: Array, up: Array) -> Floats64:
+
+def _silu_bound(attrs: Attrs, gate: Array, up: Array) -> Floats64:
     """exp to 4 ulp, a sum, a quotient and two products; a sigmoid below the smallest normal float may be zero."""
     g, u = gate.astype(np.float64), up.astype(np.float64)
     sigmoid = np.exp(-np.logaddexp(0.0, -g))
@@ -18,21 +20,59 @@ def _bound(attrs: Attrs, gate: Array, up: Array) -> Floats64:
     return bound
 
 
+def _gelu_mul_bound(attrs: Attrs, gate: Array, up: Array) -> Floats64:
+    """That of silu_mul, and an argument of exp that errs by six roundings of itself."""
+    g, u = gate.astype(np.float64), up.astype(np.float64)
+    inner = GELU_SLOPE * (g + GELU_CUBE * g**3)
+    sigmoid = np.exp(-np.logaddexp(0.0, -inner))
+    flushed = 2 * TINY * np.maximum(1.0, np.abs(g)) * np.maximum(1.0, np.abs(u))
+    exponent = np.minimum(np.abs(inner), 128.0)  # beyond, the sigmoid is 0 or 1 as a float
+    bound: Floats64 = 2 * (gamma(9) + 2 * gamma(6) * exponent) * np.abs(g * sigmoid * u) + flushed
+    return bound
+
+
+def _gelu_bound(attrs: Attrs, x: Array) -> Floats64:
+    """That of gelu_mul with 1."""
+    return _gelu_mul_bound(attrs, x, np.ones_like(x))
+
+
+def _softcap_bound(attrs: Attrs, x: Array) -> Floats64:
+    """tanh from an exp and a quotient errs by some roundings of a number below 1, not of itself."""
+    return np.full(x.shape, 2 * gamma(16) * abs(attrs["cap"]))
+
+
 def _operations(node: Node) -> Sum:
     return Sum((node.operands[0].shape[0] * (6 * node.operands[0].width),))
 
 
-SILU_MUL = Op(
-    "silu_mul", "row", Locality.ELEMENT, Contract("float32", "none", note="exp polynomial, exp(0) = 1"),
-    same_rows, _bound, _operations,
-)  # fmt: skip
+POLYNOMIAL = Contract("float32", "none", note="exp polynomial, exp(0) = 1")
+SILU_MUL = Op("silu_mul", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _silu_bound, _operations)
+GELU_MUL = Op("gelu_mul", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _gelu_mul_bound, _operations)
+GELU = Op("gelu", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _gelu_bound, _operations)
+SOFTCAP = Op("softcap", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _softcap_bound, _operations)
 ADD = Op("add", "row", Locality.ELEMENT, Contract("float32", "none", exact=True), same_rows, bit_equal)
 BIAS = Op("bias", "row", Locality.ELEMENT, Contract("float32", "none", exact=True), same_rows, bit_equal)
+SCALE = Op("scale", "row", Locality.ELEMENT, Contract("float32", "none", exact=True), same_rows, bit_equal)
 
 
 def silu_mul(gate: Value, up: Value) -> Value:
     """gate, up [M, N] -> [M, N]."""
     return SILU_MUL(gate, up)
+
+
+def gelu_mul(gate: Value, up: Value) -> Value:
+    """gate, up [M, N] -> [M, N]: gelu(gate) * up."""
+    return GELU_MUL(gate, up)
+
+
+def gelu(x: Value) -> Value:
+    """x [M, N] -> [M, N]: x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2."""
+    return GELU(x)
+
+
+def softcap(x: Value, cap: float) -> Value:
+    """x [M, N] -> cap * tanh(x / cap)."""
+    return SOFTCAP(x, cap=cap)
 
 
 def add(x: Value, residual: Value) -> Value:
@@ -43,3 +83,8 @@ def add(x: Value, residual: Value) -> Value:
 def bias(x: Value, b: Value) -> Value:
     """x [M, N], b [N] -> x + b."""
     return BIAS(x, b)
+
+
+def scale(x: Value, factor: float) -> Value:
+    """x [M, N] -> x * factor, the factor as a float32."""
+    return SCALE(x, factor=float(np.float32(factor)))

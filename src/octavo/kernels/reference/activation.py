@@ -1,14 +1,31 @@
-"""silu_mul, add and bias in torch."""
+"""silu_mul, gelu_mul, gelu, softcap, add, bias and scale in torch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+GELU_SLOPE, GELU_CUBE = 1.5957691216057308, 0.044715  # 2 sqrt(2 / pi)
+
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """gate, up [M, N] -> gate * sigmoid(gate) * up."""
     return torch.nn.functional.silu(gate) * up
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x [M, N]: (1 + tanh(y)) / 2 is sigmoid(2 y), which does not cancel where x is far below 0."""
+    return x * torch.sigmoid(GELU_SLOPE * (x + GELU_CUBE * x * x * x))
+
+
+def gelu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """gate, up [M, N] -> gelu(gate) * up."""
+    return gelu(gate) * up
+
+
+def softcap(x: Tensor, *, cap: float) -> Tensor:
+    """x [M, N] -> cap * tanh(x / cap)."""
+    return cap * torch.tanh(x / cap)
 
 
 def add(x: Tensor, residual: Tensor) -> Tensor:
@@ -19,3 +36,8 @@ def add(x: Tensor, residual: Tensor) -> Tensor:
 def bias(x: Tensor, b: Tensor) -> Tensor:
     """x [M, N], b [N]."""
     return x + b
+
+
+def scale(x: Tensor, *, factor: float) -> Tensor:
+    """x [M, N] -> x * factor."""
+    return x * factor
