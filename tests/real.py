@@ -88,6 +88,11 @@ def qwen_half_b() -> Path:
     return model("qwen2.5-coder-0.5b-instruct")
 
 
+def gemma3() -> Path:
+    """Gemma 3 270M (base model), Q4_K_M GGUF."""
+    return model("gemma-3-270m")
+
+
 @cache
 def smollm2_safetensors() -> Path:
     """SmolLM2 as a Hugging Face folder in bf16, made once from the GGUF by transformers (weights dequantized)."""

@@ -182,7 +182,7 @@ def gguf_file(
     chosen = dict(config or globals()["config"]())
     architecture = {"mistral": "llama"}.get(chosen["model_type"], chosen["model_type"])
     writer = gguf.GGUFWriter(str(path), architecture)
-    _write_metadata(writer, chosen)
+    write_metadata(writer, chosen)
     for name, values in weights(chosen, seed).items():
         if architecture == "llama" and ("q_proj" in name or "k_proj" in name):
             heads = chosen["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
@@ -202,7 +202,8 @@ def gguf_file(
     return path
 
 
-def _write_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+def write_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    """The keys that every decoder has, and the tokenizer's."""
     writer.add_name("tiny")
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -212,9 +213,10 @@ def _write_metadata(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_key_length(config["head_dim"])
     writer.add_value_length(config["head_dim"])
-    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_rope_dimension_count(int(config["head_dim"] * config.get("partial_rotary_factor", 1.0)))
     writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if "rms_norm_eps" in config:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])

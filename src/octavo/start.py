@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octavo.checkpoints.catalogue import entry_named
+from octavo.checkpoints.families import FAMILIES
 from octavo.checkpoints.sources import ModelFiles, resolve
 from octavo.config import EngineConfig, LogConfig, Settings, TextConfig, hub_cache
 from octavo.config import resolve as resolve_options
@@ -42,13 +43,8 @@ class Served:
 def find_model(config: EngineConfig, progress: Progress | None = None) -> ModelFiles:
     """The files of --model, downloaded if need be. Raises UnsupportedModel before a download that would be in vain."""
     entry = entry_named(config.model)
-    if entry is not None and entry.hub:
-        from octavo.models.registry import FAMILIES  # brings numpy: a server of the default starts its engine before
-
-        if entry.family not in FAMILIES:
-            raise UnsupportedModel(
-                f"{entry.name} is of the family {entry.family}, which is not built yet", param="model"
-            )
+    if entry is not None and entry.hub and entry.family not in FAMILIES:
+        raise UnsupportedModel(f"{entry.name} is of the family {entry.family}, which is not built yet", param="model")
     folder = Path(config.download_dir).expanduser() if config.download_dir else hub_cache()
     return resolve(
         config.model, cache_dir=config.cache_path, offline=config.offline, revision=config.revision, hub_cache=folder,

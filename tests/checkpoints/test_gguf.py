@@ -1,12 +1,14 @@
 """The GGUF reader against the gguf package, on real and on written files; metadata against Hugging Face's names."""
 
+import math
+
 import gguf
 import numpy as np
 import pytest
 
 from octavo.checkpoints.checkpoint import open_checkpoint
 from octavo.checkpoints.gguf import ArrayRef, read_gguf
-from octavo.checkpoints.gguf_config import llama3_factors
+from octavo.checkpoints.gguf_rope import llama3_factors
 from octavo.errors import CheckpointError, ModelNotFound, UnsupportedModel
 from octavo.quantization.format import format_named
 from tests import real
@@ -89,7 +91,7 @@ def test_smollm2_as_hugging_face_names_it():
     assert checkpoint.kind == "gguf" and checkpoint.display_name == "SmolLM2-135M-Instruct"
     assert checkpoint.weight_format == "Q4_1"
     expected = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
         "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64,
         "rms_norm_eps": 1e-5, "rope_theta": 100000.0, "rope_scaling": None, "max_position_embeddings": 8192,
         "tie_word_embeddings": True, "vocab_size": 49152, "attention_bias": False, "bos_token_id": 1,
@@ -131,6 +133,22 @@ def test_alignment_moves_the_tensors(tmp_path, alignment):
         ({"rope.scaling.type": "none"}, None),
         ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, {"rope_type": "linear", "factor": 4.0}),
         ({"rope.scale_linear": 2.0}, {"rope_type": "linear", "factor": 2.0}),
+        (
+            {
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": 4.0,
+                "rope.scaling.original_context_length": 64,
+                "rope.scaling.attn_factor": 0.5,
+            },
+            {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 64,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "attention_factor": 0.5 * (0.1 * math.log(4) + 1),
+            },
+        ),
     ],
 )
 def test_rope_scaling(tmp_path, keys, expected):
@@ -142,6 +160,24 @@ def llama3_file(path, factors):
     size = 2 * len(factors)
     keys = {"rope.dimension_count": size, "attention.key_length": size}
     return write(path, keys=keys, tensors={"token_embd.weight": ((32, 64), None), "rope_freqs.weight": factors})
+
+
+def test_longrope_comes_from_two_tensors(tmp_path):
+    keys = {
+        "rope.dimension_count": 8, "attention.key_length": 16, "rope.scaling.original_context_length": 64,
+        "rope.scaling.attn_factor": 1.25, "context_length": 256,
+    }  # fmt: skip
+    short, long = np.arange(1, 5, dtype=np.float32), np.arange(2, 6, dtype=np.float32)
+    tensors = {"token_embd.weight": ((32, 64), None), "rope_factors_long.weight": long}
+    with pytest.raises(CheckpointError, match="'rope_factors_short.weight' is missing"):
+        open_checkpoint(write(tmp_path / "n.gguf", keys=keys, tensors=tensors))
+    path = write(tmp_path / "m.gguf", keys=keys, tensors={**tensors, "rope_factors_short.weight": short})
+    config = open_checkpoint(path).config
+    assert config["partial_rotary_factor"] == 0.5
+    assert config["rope_scaling"] == {
+        "rope_type": "longrope", "long_factor": [2, 3, 4, 5], "short_factor": [1, 2, 3, 4], "attention_factor": 1.25,
+        "original_max_position_embeddings": 64, "factor": 4.0,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("factor", [8.0, 32.0])
@@ -169,13 +205,15 @@ def test_llama3_scaling_is_recognized_by_its_factors(tmp_path, factor):
 @pytest.mark.parametrize(
     "change, error, told",
     [
-        ({"arch": "mamba"}, UnsupportedModel, "architecture 'mamba'.*general.architecture.*supported: llama, qwen2"),
+        ({"arch": "mamba"}, UnsupportedModel, "architecture 'mamba'.*general.architecture.*supported: llama, mistral"),
         ({"keys": {"block_count": None}}, CheckpointError, "'llama.block_count' is missing"),
         ({"keys": {"attention.head_count": 0}}, CheckpointError, "head_count' is 0"),
         ({"keys": {"embedding_length": 2**31}}, CheckpointError, "embedding_length"),
         ({"keys": {"feed_forward_length": [96, 128]}}, UnsupportedModel, "differs from layer to layer"),
         ({"keys": {"expert_count": 8}}, UnsupportedModel, "experts"),
-        ({"keys": {"rope.scaling.type": "yarn"}}, UnsupportedModel, "'yarn'.*supported: none, linear, llama3"),
+        ({"arch": "qwen2vl"}, UnsupportedModel, "key general.architecture.*nearest family that is: qwen2"),
+        ({"keys": {"rope.scaling.type": "xpos"}}, UnsupportedModel, "'xpos'.*supported: none, linear, yarn, longrope"),
+        ({"keys": {"rope.scaling.type": "yarn"}}, CheckpointError, "rope.scaling.factor' is missing"),
         ({"keys": {"attention.layer_norm_rms_epsilon": float("nan")}}, CheckpointError, "rms_epsilon' is nan"),
     ],
 )

@@ -9,7 +9,6 @@ from octavo import start
 from octavo.config import EngineConfig
 from octavo.errors import UnsupportedModel
 from octavo.execution.packed_file import PackedFile
-from octavo.models import registry
 from tests import real
 from tests.checkpoints.test_inventory import NEW, put
 from tests.cli.command_line import octavo
@@ -82,7 +81,7 @@ def test_rm_of_the_hubs_files(own: Path) -> None:
 
 
 def test_a_family_that_is_not_built_is_told_before_a_download(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "FAMILIES", {"llama": ""})
+    monkeypatch.setattr(start, "FAMILIES", {"llama": ""})
     monkeypatch.setattr(start, "resolve", None)
     with pytest.raises(UnsupportedModel, match="qwen3:8b is of the family qwen3, which is not built yet"):
         start.find_model(EngineConfig(model="qwen3:8b"))

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from octavo.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from octavo.checkpoints.families import FAMILIES
 from octavo.cli import models_page
-from octavo.models.registry import FAMILIES
 from octavo.quantization.format import FORMATS
 from tests import model_record, real, tiny
 

@@ -81,7 +81,13 @@ def test_a_wrong_shape_names_the_tensor(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"model_type": "gpt_bigcode"}, UnsupportedModel, "'gpt_bigcode' is not supported yet; supported: llama"),
+        (
+            {"model_type": "mpt"},
+            UnsupportedModel,
+            "architecture 'mpt' is not supported .*key model_type.*supported: ",
+        ),
+        ({"model_type": "qwen2_moe"}, UnsupportedModel, "key model_type.*nearest family that is: qwen2"),
+        ({"model_type": None}, UnsupportedModel, "architecture 'None' is not supported .*key model_type"),
         ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act 'gelu'"),
         ({"mlp_bias": True}, UnsupportedModel, "mlp_bias"),
         ({"hidden_size": None}, CheckpointError, "config.json has no hidden_size"),

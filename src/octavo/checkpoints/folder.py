@@ -50,7 +50,7 @@ def open_folder(folder: Path) -> Checkpoint:
 
 
 def normalized(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The configuration with the names and defaults that models read.
+    """The configuration with the names that models read; what holds for one family alone is left to it.
 
     transformers 5 writes `rope_parameters` where 4 wrote `rope_theta` and `rope_scaling`; `type` is the old name of
     `rope_type`; absent keys take the defaults of Hugging Face's own classes. Raises CheckpointError naming the key.
@@ -70,13 +70,7 @@ def normalized(config: dict[str, Any], path: Path) -> dict[str, Any]:
     hidden, heads = found.get("hidden_size"), found.get("num_attention_heads")
     if found.get("head_dim") is None and type(hidden) is int and type(heads) is int and heads > 0:
         found["head_dim"] = hidden // heads
-    qwen2 = found.get("model_type") == "qwen2"
-    found.setdefault("attention_bias", qwen2)  # its class has a bias on q, k, v and no key for it
-    if qwen2 and not found.get("use_sliding_window"):
-        found["sliding_window"] = None
-    for key, default in (("sliding_window", None), ("tie_word_embeddings", False), ("rms_norm_eps", 1e-6),
-                         ("hidden_act", "silu"), ("mlp_bias", False)):  # fmt: skip
-        found.setdefault(key, default)
+    found.setdefault("sliding_window", None)
     return found
 
 

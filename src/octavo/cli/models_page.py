@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from octavo.checkpoints.catalogue import CATALOGUE
-from octavo.models.registry import FAMILIES
+from octavo.checkpoints.families import FAMILIES
 from octavo.quantization.format import FORMATS, GGML_TYPES, format_named
 
 RECORD = Path(__file__).parents[3] / "docs" / "models.json"
@@ -25,9 +25,9 @@ SUITES = {
 HEAD = """\
 # Models and formats
 
-Made by `python3 dev docs` from src/octavo/models/registry.py, src/octavo/quantization/format.py, the catalogue, and
-docs/models.json: what the passed tests of a run opened (`pytest -n0 --record-models tests`). A cell tells the weights:
-**real** ones of a published model, or *random* ones in a small model of the family's own configuration.
+Made by `python3 dev docs` from src/octavo/checkpoints/families.py, src/octavo/quantization/format.py, the catalogue
+and docs/models.json: what the passed tests of a run opened (`pytest -n0 --record-models tests`). A cell tells the
+weights: **real** ones of a published model, or *random* ones in a small model of the family's own configuration.
 
 - logits: equal to transformers in float32 within 1e-3 (tests/models).
 - native: the kernels against their reference, phase by phase, and `octavo verify` (tests/execution).

@@ -88,9 +88,11 @@ def decide_threads(config: EngineConfig, machine: Machine) -> int:
 
 
 def fingerprint(digest: str, isa: str, plan: MemoryPlan) -> str:
-    """What decides the tokens beside the request: weights, numerics version, ISA class, KV dtype, activation group."""
+    """What decides the tokens beside the request: weights, numerics version, ISA class, KV dtype, activation group, and
+    rope tables that depend on the context."""
     kv = [group.layout for group in plan.layouts.lowered.groups]
-    facts = "|".join([digest, str(NUMERICS), isa, *kv, f"acts.g{GROUP}"])
+    tables = sorted(name for name in plan.layouts.lowered.tables if "@" in name)  # layers/rotary.py
+    facts = "|".join([digest, str(NUMERICS), isa, *kv, f"acts.g{GROUP}", *tables])
     return f"octavo-n{NUMERICS}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 

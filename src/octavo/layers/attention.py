@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from octavo.layers.linear import Linear, merged
-from octavo.layers.module import Module
+from octavo.layers.module import Layer, Module
 from octavo.layers.rotary import Rotary
 from octavo.ops.attention import attention, kv_write
 from octavo.program.graph import Program, Value
@@ -36,37 +37,57 @@ def step_rows(program: Program) -> StepRows:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """Heads of q, and the kv_heads whose keys they share evenly."""
+
+    count: int
+    kv: int
+    dim: int
+
+
+@dataclass(frozen=True)
 class Attention(Module):
-    """x [T, width] -> [T, width]; heads share the keys of kv_heads evenly. window 0: every key before the row."""
+    """x [T, width] -> [T, width]. window 0: every key before the row. scale 0: one over the root of the head's size.
+
+    qk_norm: (name, width of a row) -> the norm of q, and that of k, before they turn. softcap 0: none.
+    """
 
     width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
+    heads: Heads
     rotary: Rotary
     window: int = 0
     qkv_bias: bool = False
     output_bias: bool = False
+    qk_norm: Callable[[str, int], Layer] | None = None
+    scale: float = 0.0
+    softcap: float = 0.0
 
     def __call__(self, x: Value) -> Value:
-        program, rows = x.program, step_rows(x.program)
+        program, rows, heads = x.program, step_rows(x.program), self.heads
+        q_width, kv_width = heads.count * heads.dim, heads.kv * heads.dim
         q, k, v = merged(
             x,
-            Linear(self.child("q_proj"), self.width, self.heads * self.head_dim, self.qkv_bias),
-            Linear(self.child("k_proj"), self.width, self.kv_heads * self.head_dim, self.qkv_bias),
-            Linear(self.child("v_proj"), self.width, self.kv_heads * self.head_dim, self.qkv_bias),
+            Linear(self.child("q_proj"), self.width, q_width, self.qkv_bias),
+            Linear(self.child("k_proj"), self.width, kv_width, self.qkv_bias),
+            Linear(self.child("v_proj"), self.width, kv_width, self.qkv_bias),
         )
-        q, k = self.rotary(q, rows.position), self.rotary(k, rows.position)
-        group, layer = program.state(kv_heads=self.kv_heads, head_dim=self.head_dim, window=self.window)
-        keys, values = (
-            kv_write(
+        group, layer = program.state(kv_heads=heads.kv, head_dim=heads.dim, window=self.window)
+
+        def write(value: Value, which: int) -> Value:
+            return kv_write(
                 value, (rows.position, rows.slot, rows.page),
-                group=group, layer=layer, which=which, kv_heads=self.kv_heads, head_dim=self.head_dim,
-            )
-            for which, value in enumerate((k, v))
-        )  # fmt: skip
+                group=group, layer=layer, which=which, kv_heads=heads.kv, head_dim=heads.dim,
+            )  # fmt: skip
+
+        values = write(v, 1)  # first: a norm of whole rows of q ends the phase of the products
+        if self.qk_norm is not None:
+            q = self.rotary(self.qk_norm(self.child("q_norm"), q_width)(q), rows.position)
+            k = self.rotary(self.qk_norm(self.child("k_norm"), kv_width)(k), rows.position)
+        else:
+            q, k = self.rotary(q, rows.position), self.rotary(k, rows.position)
         mixed = attention(
-            q, (keys, values), (rows.slot, rows.lo, rows.hi, rows.page),
-            group=group, layer=layer, shape=(self.heads, self.kv_heads, self.head_dim), scale=self.head_dim**-0.5,
+            q, (write(k, 0), values), (rows.slot, rows.lo, rows.hi, rows.page),
+            group=group, layer=layer, shape=(heads.count, heads.kv, heads.dim),
+            scale=self.scale or heads.dim**-0.5, softcap=self.softcap,
         )  # fmt: skip
-        return Linear(self.child("o_proj"), self.heads * self.head_dim, self.width, self.output_bias)(mixed)
+        return Linear(self.child("o_proj"), q_width, self.width, self.output_bias)(mixed)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from octavo.program.graph import Program, Value
+
+Layer = Callable[[Value], Value]  # rows to rows
 
 
 @dataclass(frozen=True)

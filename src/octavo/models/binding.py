@@ -14,21 +14,28 @@ from numpy.typing import NDArray
 
 from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.errors import CheckpointError
+from octavo.models.names import WeightNames
 from octavo.models.registry import Model
 from octavo.quantization.format import Floats, format_named
 
-# tensors that some files carry and that no model reads: computed tables, masks
-IGNORED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|rope_freqs\.weight|attn\.masked_bias|attn\.bias)$")
+# tensors that some files carry and that no model reads: computed tables, masks, factors that the configuration holds
+IGNORED = re.compile(
+    r"(^|\.)(rotary_emb\.inv_freq|rope_freqs\.weight|rope_factors_(long|short)\.weight|attn\.masked_bias|attn\.bias)$"
+)
 
 
 @dataclass(frozen=True, eq=False)
 class WeightSource:
-    """Where a weight comes from: tensor `name` of the checkpoint, its rows in the order `rows` (None: as they are)."""
+    """Where a weight comes from: tensor `name` of the checkpoint, of whose rows `rows` in this order (None: all).
+
+    shape: of the weight. offset: added to every value; only of float vectors.
+    """
 
     name: str
     format: str
     shape: tuple[int, ...]
     rows: NDArray[np.int64] | None = None
+    offset: float = 0.0
 
 
 def bind(checkpoint: Checkpoint, model: Model, weights: Mapping[str, tuple[int, ...]]) -> dict[str, WeightSource]:
@@ -36,45 +43,34 @@ def bind(checkpoint: Checkpoint, model: Model, weights: Mapping[str, tuple[int, 
 
     Raises CheckpointError that lists what is missing, unexpected, or of another shape.
     """
-    names = _file_names(checkpoint, model)
-    present = {name: tensor for tensor, name in names.items() if tensor in checkpoint.tensors}
-    missing = [name for name in weights if name not in present]
-    known = set(weights) | ({"lm_head.weight"} if model.tied else set())
-    unexpected = [
-        tensor for tensor in checkpoint.tensors if names.get(tensor) not in known and not IGNORED.search(tensor)
-    ]
+    stored = {name: model.names.stored(name, checkpoint.kind) for name in weights}
+    missing = [name for name, tensor in stored.items() if tensor not in checkpoint.tensors]
+    known = {*stored.values(), model.names.stored("lm_head.weight", checkpoint.kind) if model.tied else None}
+    unexpected = [tensor for tensor in checkpoint.tensors if tensor not in known and not IGNORED.search(tensor)]
     if missing or unexpected:
         raise CheckpointError(
             f"{checkpoint.path} does not hold what its configuration asks for: "
             + "; ".join(filter(None, (_listed("missing", missing), _listed("unexpected", unexpected)))),
             path=str(checkpoint.path),
         )
-    return {name: _source(checkpoint, model, name, present[name], shape) for name, shape in weights.items()}
+    return {name: _source(checkpoint, model.names, name, str(stored[name]), weights[name]) for name in weights}
 
 
-def _file_names(checkpoint: Checkpoint, model: Model) -> dict[str, str]:
-    """Tensor name in the file -> weight name of the model."""
-    if checkpoint.kind != "gguf":
-        return {name: name for name in checkpoint.tensors}
-    stems = model.gguf_names()
-    found = {}
-    for tensor in checkpoint.tensors:
-        stem, _, kind = tensor.rpartition(".")
-        if stem in stems:
-            found[tensor] = f"{stems[stem]}.{kind}"
-    return found
-
-
-def _source(checkpoint: Checkpoint, model: Model, name: str, tensor: str, shape: tuple[int, ...]) -> WeightSource:
-    info = checkpoint.tensors[tensor]
-    if tuple(info.shape) != shape:
+def _source(checkpoint: Checkpoint, names: WeightNames, name: str, tensor: str, shape: tuple[int, ...]) -> WeightSource:
+    info, part = checkpoint.tensors[tensor], names.part_of(name)
+    whole = shape if part is None else (part.rows, *shape[1:])
+    if tuple(info.shape) != whole:
         raise CheckpointError(
-            f"{info.file}: {tensor} has the shape {tuple(info.shape)}, the configuration asks for {shape}",
+            f"{info.file}: {tensor} has the shape {tuple(info.shape)}, the configuration asks for {whole}",
             path=str(info.file), key=tensor,
         )  # fmt: skip
     format_named(info.format).row_bytes(shape[-1])
-    heads = model.paired_heads(name) if checkpoint.kind == "gguf" else 0
-    return WeightSource(tensor, info.format, shape, unpaired_rows(shape[0], heads) if heads else None)
+    rows = None if part is None else part.first + np.arange(shape[0])
+    gguf = checkpoint.kind == "gguf"
+    if gguf and (heads := names.heads_in_pairs(name)):
+        rows = unpaired_rows(shape[0], heads)
+    offset = 0.0 if gguf or not name.endswith("norm.weight") else names.norm_offset
+    return WeightSource(tensor, info.format, shape, rows, offset)
 
 
 def unpaired_rows(count: int, heads: int) -> NDArray[np.int64]:
@@ -92,5 +88,11 @@ def _listed(what: str, names: Iterable[str], limit: int = 8) -> str:
 
 def read_floats(checkpoint: Checkpoint, source: WeightSource) -> Floats:
     """A whole weight as float32 in the model's row order (norms, biases, tests; the packer streams instead)."""
-    values = format_named(source.format).dequantize(checkpoint.read(source.name), source.shape)
-    return values if source.rows is None else np.ascontiguousarray(values[source.rows])
+    info, fmt = checkpoint.tensors[source.name], format_named(source.format)
+    raw = checkpoint.read(source.name)
+    if source.rows is not None and len(source.shape) > 1:
+        raw = raw.reshape(-1, fmt.row_bytes(source.shape[-1]))[source.rows].reshape(-1)
+        return fmt.dequantize(raw, source.shape)
+    values = fmt.dequantize(raw, tuple(info.shape))
+    values = values if source.rows is None else np.ascontiguousarray(values[source.rows])
+    return values + np.float32(source.offset) if source.offset else values

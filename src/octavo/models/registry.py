@@ -1,4 +1,4 @@
-"""Which family builds which checkpoint: a literal table, imported when used."""
+"""A checkpoint -> its model: the family that its configuration names, imported when used."""
 
 from __future__ import annotations
 
@@ -7,15 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from octavo.checkpoints.checkpoint import Checkpoint
-from octavo.errors import UnsupportedModel
+from octavo.checkpoints.families import family_of
+from octavo.models.names import WeightNames
 from octavo.program.graph import Program
-
-# model_type of config.json (GGUF files get theirs from general.architecture) -> module:function
-FAMILIES = {
-    "llama": "octavo.models.llama:from_config",
-    "mistral": "octavo.models.llama:from_config",
-    "qwen2": "octavo.models.llama:from_config",
-}
 
 
 class Model(Protocol):
@@ -28,20 +22,15 @@ class Model(Protocol):
     @property
     def tied(self) -> bool: ...
     @property
+    def names(self) -> WeightNames: ...
+    @property
     def functions(self) -> Mapping[str, Callable[[Program], None]]: ...
-    def gguf_names(self) -> dict[str, str]: ...
-    def paired_heads(self, name: str) -> int: ...
 
 
 def build(checkpoint: Checkpoint, *, positions: int) -> Model:
     """The model of a checkpoint, for sequences of at most `positions` ids. Raises UnsupportedModel, CheckpointError."""
-    model_type = checkpoint.config.get("model_type")
-    if model_type not in FAMILIES:
-        raise UnsupportedModel(
-            f"{checkpoint.path}: model_type {model_type!r} is not supported yet; supported: {', '.join(FAMILIES)}",
-            param="model_type",
-        )
-    module, _, function = FAMILIES[model_type].partition(":")
+    key = "general.architecture" if checkpoint.kind == "gguf" else "model_type"
+    module, _, function = family_of(checkpoint.config.get("model_type"), key, checkpoint.path).partition(":")
     from_config = getattr(importlib.import_module(module), function)
     model: Model = from_config(checkpoint.config, positions=positions)
     return model
