@@ -1,7 +1,8 @@
 """Promise one on the native executor, bit for bit: ids and logprobs depend on the request alone.
 
 Not on the batch, chunking, preemption, the prefix cache, the block size, run-ahead or the number of threads. The tiny
-model runs every variant of the instruction set, SmolLM2 the best one at length and the others shortly.
+model runs every variant of the instruction set, a hybrid one (windows beside full attention) the best, SmolLM2 and
+Gemma 3 270M the best one at length, SmolLM2 the others shortly.
 """
 
 import random
@@ -34,10 +35,21 @@ class World:
         self.truth: Answers = alone(model, wanted, run_ahead=1, prefix_caching=False)
 
 
-@pytest.fixture(scope="module", params=[*((isa, "bf16") for isa in VARIANTS), (VARIANTS[0], "int8")], ids="-".join)
-def world(request: pytest.FixtureRequest, tiny_gguf: Path) -> World:
-    isa, kv_dtype = request.param
-    model = Model(tiny_gguf, isa=isa, kv_dtype=kv_dtype, kv_bytes=4 << 20)
+@pytest.fixture(scope="module")
+def hybrid_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Gemma 3 with random weights: five layers of seven slide by 19, two see everything; norms before and after."""
+    from tests.models import families  # imports torch and transformers
+
+    return families.gguf_file(tmp_path_factory.mktemp("hybrid") / "hybrid.gguf", families.CASES["gemma3"])
+
+
+WORLDS = [*((isa, "bf16", "tiny") for isa in VARIANTS), (VARIANTS[0], "int8", "tiny"), (VARIANTS[0], "bf16", "hybrid")]
+
+
+@pytest.fixture(scope="module", params=WORLDS, ids="-".join)
+def world(request: pytest.FixtureRequest) -> World:
+    isa, kv_dtype, name = request.param
+    model = Model(request.getfixturevalue(f"{name}_gguf"), isa=isa, kv_dtype=kv_dtype, kv_bytes=4 << 20)
     return World(model, requests(tiny.VOCAB_SIZE, 15, longest=200))
 
 
@@ -94,8 +106,16 @@ def test_preempted_and_evicted(tiny_gguf: Path, kv_dtype: str, count: int) -> No
     assert core.stats().preemptions > 0
 
 
+def test_preempted_and_evicted_with_windows(hybrid_gguf: Path) -> None:
+    wanted = requests(tiny.VOCAB_SIZE, 12, longest=300, shortest=200, answer=100)
+    truth = World(Model(hybrid_gguf, kv_bytes=32 << 20), wanted).truth
+    core = Model(hybrid_gguf, kv_bytes=2 << 20, max_seqs=12).engine()
+    assert_equal(drive(core, wanted), truth)
+    assert core.stats().preemptions > 0
+
+
 @pytest.mark.parametrize("threads", [1, 3])
-def test_threads(world: World, tiny_gguf: Path, threads: int) -> None:
+def test_threads(world: World, threads: int) -> None:
     model = replace(world.model, threads=threads)
     assert_equal(drive(model.engine(), world.wanted), world.truth)
 
@@ -115,6 +135,21 @@ def test_smollm2() -> None:
     found = drive(core, again)
     assert_equal({(name[:-1], choice): answer for (name, choice), answer in found.items()}, world.truth)
     assert_equal(drive(world.model.engine(max_batched_tokens=45, block_size=64), world.wanted), world.truth)
+
+
+@pytest.mark.slow
+def test_gemma3_beyond_its_window() -> None:
+    """The real hybrid model: prompts of up to 700 ids against windows of 512."""
+    model = Model(real.gemma3(), kv_bytes=512 << 20, max_model_len=1024)
+    world = World(model, requests(262144, 8, longest=700, answer=10))
+    core = model.engine(run_ahead=8)
+    assert_equal(drive(core, world.wanted, stagger=random.Random(1)), world.truth)
+    again = [replace(request, request_id=request.request_id + "w") for request in world.wanted]
+    found = drive(core, again)
+    assert_equal({(name[:-1], choice): answer for (name, choice), answer in found.items()}, world.truth)
+    assert_equal(drive(model.engine(max_batched_tokens=45, block_size=64), world.wanted), world.truth)
+    one = Model(real.gemma3(), kv_bytes=512 << 20, max_model_len=1024, threads=1)
+    assert_equal(drive(one.engine(max_batched_tokens=77), world.wanted), world.truth)
 
 
 @pytest.mark.parametrize("threads", [1, 3])

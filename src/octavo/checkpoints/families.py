@@ -16,6 +16,13 @@ FAMILIES = {
     "llama": "octavo.models.llama:from_config",  # in GGUF also Mistral and SmolLM2
     "mistral": "octavo.models.llama:from_config",
     "qwen2": "octavo.models.llama:from_config",
+    "qwen3": "octavo.models.qwen3:from_config",
+    "gemma2": "octavo.models.gemma:from_config",
+    "gemma3": "octavo.models.gemma:from_config",  # in GGUF; config.json of the text models says gemma3_text
+    "gemma3_text": "octavo.models.gemma:from_config",
+    "phi3": "octavo.models.phi3:from_config",  # also Phi-3.5 and Phi-4
+    "granite": "octavo.models.granite:from_config",
+    "starcoder2": "octavo.models.starcoder2:from_config",
 }
 
 
