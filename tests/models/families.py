@@ -101,6 +101,10 @@ CASES: dict[str, Case] = {
         "embedding_multiplier": 3.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1, "logits_scaling": 1.5,
         "num_attention_heads": 5, "num_key_value_heads": 1, "hidden_size": 80, "rms_norm_eps": 1e-5,
     }, "GRANITE", _granite),
+    "olmo2": Case("olmo2", {
+        "num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 96, "rms_norm_eps": 1e-5,
+    }, "OLMO2"),
+    "olmo2, group 1, tied": Case("olmo2", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
     "starcoder2": Case("starcoder2", {
         "sliding_window": None, "num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 96,
     }, "STARCODER2", lambda writer, config: writer.add_layer_norm_eps(config["norm_epsilon"])),

@@ -22,6 +22,7 @@ FAMILIES = {
     "gemma3_text": "octavo.models.gemma:from_config",
     "phi3": "octavo.models.phi3:from_config",  # also Phi-3.5 and Phi-4
     "granite": "octavo.models.granite:from_config",
+    "olmo2": "octavo.models.olmo2:from_config",
     "starcoder2": "octavo.models.starcoder2:from_config",
 }
 
