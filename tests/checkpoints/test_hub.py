@@ -25,6 +25,7 @@ Q4 = WEIGHTS["m-Q4_K_M.gguf"]
 INDEX = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
 FOLDER = {
     "config.json": b"{}", "tokenizer.json": b"{}", "README.md": b"# name",
+    "additional_chat_templates/rag.jinja": b"{{ messages }}",
     "model.safetensors.index.json": INDEX.encode(),
     "model-00001-of-00002.safetensors": b"one" * 1000, "model-00002-of-00002.safetensors": b"two" * 1000,
 }  # fmt: skip

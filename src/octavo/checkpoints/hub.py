@@ -17,12 +17,11 @@ from octavo.checkpoints.download import Progress
 from octavo.checkpoints.gguf_shards import part_names
 from octavo.checkpoints.hub_cache import RepoCache, indexed_weights
 from octavo.checkpoints.hub_names import (
-    SMALL_FILES,
     HubName,
     choose_gguf,
     gguf_models,
     is_folder_model,
-    is_vocabulary,
+    is_small,
     weight_names,
 )
 from octavo.checkpoints.safetensors import INDEX
@@ -79,7 +78,7 @@ def _download(name: HubName, repo: RepoCache, digests: Path | None, report: Prog
     )
     files = _listed(info, name.repo)
     if name.tag is None and is_folder_model(files):
-        chosen, wanted = "", [each for each in files if each in SMALL_FILES or is_vocabulary(each)]
+        chosen, wanted = "", [each for each in files if is_small(each)]
         _bring(wanted, files, repo, digests, report)
         wanted += _weights(files, repo)
     else:

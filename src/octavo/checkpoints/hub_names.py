@@ -39,6 +39,7 @@ VOCABULARIES = (
     "tokenizer.json", "tekken*.json", "*.tiktoken", "tiktoken.model", "*tokenizer*.model*", "vocab.json", "vocab.txt",
     "sentencepiece*.model", "spiece.model", "spm.model",
 )  # fmt: skip
+NAMED_TEMPLATES = "additional_chat_templates/*.jinja"
 SHARD = re.compile(r"^model-\d{5}-of-\d{5}\.safetensors$")
 
 
@@ -97,6 +98,11 @@ def is_folder_model(names: Iterable[str]) -> bool:
     """Whether files are a model for transformers with safetensors weights."""
     listed = set(names)
     return "config.json" in listed and bool(weight_names(listed))
+
+
+def is_small(name: str) -> bool:
+    """Whether a model for transformers may need a file of this name beside its weights."""
+    return name in SMALL_FILES or fnmatchcase(name, NAMED_TEMPLATES) or is_vocabulary(name)
 
 
 def is_vocabulary(name: str) -> bool:
