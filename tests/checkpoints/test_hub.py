@@ -97,7 +97,8 @@ def test_the_cache_is_the_hubs_own(hub: Hub, get: Get, tmp_path: Path) -> None:
 
 def test_a_folder_gets_what_is_read_and_no_code(hub: Hub, get: Get) -> None:
     found = get("org/folder").path
-    assert {each.name: each.read_bytes() for each in found.iterdir()} == FOLDER
+    files = (each for each in found.rglob("*") if each.is_file())
+    assert {str(each.relative_to(found)): each.read_bytes() for each in files} == FOLDER
     assert set(hub.downloads()) == {f"folder!model-0000{i}-of-00002.safetensors" for i in (1, 2)}
     hub.seen.clear()
     assert get("org/folder").path == found and not hub.seen
