@@ -78,6 +78,8 @@ NB_MODULE(_native, m) {
       .def("suppose_late", [](Machine& self, int64_t nanoseconds) { self.team().suppose_late(nanoseconds); },
            nb::arg("nanoseconds"), "Threads take units for so long, as after one of them was late; changes no bit.")
       .def("rescues", [](Machine& self) { return self.team().rescues(); }, "Times that a thread without a core was given one.")
+      .def("tune", &Machine::tune, nb::arg("name"), nb::arg("value"), "Sets a value of native/tuning.h; changes no bit.")
+      .def("tuned", &Machine::tuned, nb::arg("name"))
       .def("profile", &Machine::profile, nb::arg("on"))
       .def("node_times", &Machine::node_times);
 

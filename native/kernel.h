@@ -54,8 +54,22 @@ struct alignas(64) Section {
   i64 done;  // units that are finished, counted where units are taken
 };
 
+struct Format;
+
+// What may differ between machines and changes no bit of any result. Machine::tune() checks each value.
+constexpr int kTunedFormats = 32;
+struct Tuning {
+  // Steps (of 32 k; 4.5 to 8.5 KiB) that one row's stream is prefetched ahead: 100 to 200 ns of it.
+  i64 ahead_steps = 8;
+  i64 share_rows = 1 << 20;  // bounds that of "linear" from above
+  struct {
+    const Format* format;
+    i64 rows;
+  } unpack[kTunedFormats] = {};  // in place of Format.unpack_rows; the first nullptr ends the list
+};
+
 struct Run {
-  int thread, threads;
+  int thread, threads;  // of those that share this node: all of the team, or as few as it is worth (tuning.h)
   void* team;
   // Returns when all units of section 0 are done, and their memory is seen. Every thread of the node calls it.
   void (*meet)(const Run& run, i64 units);
@@ -69,6 +83,7 @@ struct Run {
   const KvGroup* groups;
   uint8_t* arena;  // base of the arena
   i64 iteration;   // index of the run-ahead loop
+  const Tuning* tuning;
 };
 
 using Kernel = void (*)(const i64* args, const Run& run);
@@ -125,17 +140,34 @@ static_assert(sizeof(ActGroup) == 48);
 static constexpr i64 act_row_bytes(i64 K) { return (K / 32 * 48 + 63) / 64 * 64; }
 static inline const ActGroup* act_groups(const uint8_t* row) { return reinterpret_cast<const ActGroup*>(row); }
 
+// How a format goes about a product; the bits are the same.
+struct Way {
+  uint8_t* scratch;  // the thread's, at least scratch_bytes(K)
+  i64 unpack_rows;   // rows from which a panel is taken apart in the scratch first; 0: never
+  i64 ahead_steps;
+};
+
 // A weight format (name table entry "format.<layout id>"): panels of 32 columns, see quantization/format.py.
 struct Format {
   i64 (*panel_bytes)(i64 K);
   int32_t quantized_acts;  // 1: rows are quantized activations (act_row_bytes apart), 0: float rows (K * 4 bytes apart)
   // out[r * ld + c] for r in [0, rows), c in [0, 32 * panels): columns of `panels` adjacent panels starting at w.
-  // Bits of a row do not depend on rows or panels. scratch: the thread's, at least scratch_bytes(K).
-  void (*linear)(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld, uint8_t* scratch);
+  // Bits of a row do not depend on rows, panels or the way.
+  void (*linear)(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld, const Way& way);
   i64 (*scratch_bytes)(i64 K);
   // out[k] = float value of weight (column, k), for the embedding: column in [0, 32) of the panel at w.
   void (*column)(const uint8_t* w, i64 K, int column, float* out);
+  i64 unpack_rows;  // of Way, where no machine was measured
 };
+
+static inline Way way_of(const Run& run, const Format& format, uint8_t* scratch) {
+  const Tuning& tuning = *run.tuning;
+  Way way = {scratch, format.unpack_rows, tuning.ahead_steps};
+  for (int i = 0; i < kTunedFormats && tuning.unpack[i].format != nullptr; i++) {
+    if (tuning.unpack[i].format == &format) way.unpack_rows = tuning.unpack[i].rows;
+  }
+  return way;
+}
 
 // A row op in a prologue: changes one row of K floats in place. `row` is the row of this Program's own rows.
 using RowFn = void (*)(const i64* args, const Run& run, i64 row, float* x, i64 K);

@@ -4,8 +4,8 @@
 #include <cstdint>
 namespace octavo {
 constexpr int64_t kMagic = 87150594971215;
-constexpr int64_t kAbi = 1;
-constexpr int64_t kLayoutHash = 33520321677862655;
+constexpr int64_t kAbi = 2;
+constexpr int64_t kLayoutHash = 48403641388684601;
 constexpr int kMaxTopLogprobs = 20;
 constexpr int kMaxStopIds = 64;
 constexpr int kMaxLogitBias = 1024;
@@ -132,7 +132,7 @@ struct Slots {
   float* dry_base;  // [N] of the power of the length
   int32_t* dry_allowed_length;  // [N] repetitions that are shorter cost nothing
   int32_t* dry_penalty_last_n;  // [N] look at this many of the last ids of the output; -1: all
-  uint32_t* breaker;  // [N][V32] ids that end a repetition, as bits like those of mask; read if dry_multiplier
+  uint32_t* breaker;  // [N][V32] ids that end a repetition, in bits like mask's; read if dry_multiplier is
   static constexpr int kFields = 40;
   void bind(uint8_t* base, const int64_t* offsets) {
     ids = reinterpret_cast<int32_t*>(base + offsets[0]);

@@ -13,23 +13,11 @@ namespace octavo {
 
 namespace {
 
-constexpr i64 kHeaderWords = 4, kNodeWords = 4, kArgWords = 5;
-constexpr size_t kMaxDims = 64;
 enum Instruction : i64 { kState = 0, kRun = 1, kChunks = 2, kLoop = 3, kAdvance = 4, kEnd = 5 };
 enum LeftBecause : i64 { kRanAll = 0, kFinished = 1, kArrived = 2, kStopped = 3 };
 constexpr int32_t kRejected = 3;  // out_status of a row behind a draft that was not sampled
 
-[[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument("program image: " + why); }
-
-// Equal dimensions share an index, so that each thread evaluates only a handful.
-i64 dimension_index(std::vector<Dim>& dims, const Dim& wanted) {
-  for (size_t i = 0; i < dims.size(); i++)
-    if (dims[i].factor == wanted.factor && dims[i].symbol == wanted.symbol && dims[i].add == wanted.add &&
-        dims[i].divide == wanted.divide)
-      return static_cast<i64>(i);
-  dims.push_back(wanted);
-  return static_cast<i64>(dims.size()) - 1;
-}
+[[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument("memory of a machine: " + why); }
 
 // Rounding to nearest, exceptions masked, denormals kept: the same on every thread whatever the process did before.
 void set_float_mode() {
@@ -59,15 +47,15 @@ struct Pass {
   }
 
   // Threads that work take what they need from here: nothing of it changes while a phase lasts.
-  static void work(void* self, int thread, bool taking) {
+  static void work(void* self, int thread, int members, bool taking) {
     const Pass& pass = *static_cast<Pass*>(self);
     const Machine& m = pass.machine;
     set_float_mode();
     Run run{};
-    run.thread = thread;
-    run.threads = m.team_.size();
+    run.thread = members > 1 ? thread : 0;
+    run.threads = members;
     run.team = &pass.machine.team_;
-    run.meet = taking ? &meet_taking : &meet_divided;
+    run.meet = members == 1 ? &meet_nobody : taking ? &meet_taking : &meet_divided;
     run.sections = const_cast<Section*>(pass.sections);
     run.taking = taking;
     run.scratch = m.memory.region(m.scratch_region_).address + static_cast<size_t>(thread) * m.scratch_bytes_;
@@ -78,13 +66,37 @@ struct Pass {
     run.groups = m.groups_.data();
     run.arena = m.arena_region_ < 0 ? nullptr : m.memory.region(m.arena_region_).address;
     run.iteration = pass.loop_index;
+    run.tuning = &m.tuning_;
     const LoadedNode& node = *pass.node;
     node.kernel(node.args.data(), run);
-    if (!taking && node.ahead_of_next != nullptr) node.ahead_of_next((&node + 1)->args.data(), run);
+    if (!taking && members > 1 && node.ahead_of_next != nullptr) node.ahead_of_next((&node + 1)->args.data(), run);
   }
 
-  static bool next(void* self) { return static_cast<Pass*>(self)->move(); }
+  static int next(void* self) {
+    Pass& pass = *static_cast<Pass*>(self);
+    return pass.move() ? pass.worth() : 0;
+  }
 
+  int worth() const {
+    const Work& work = node->work;
+    if (work.symbol < 0) return machine.threads();
+    const i64 keys = work.key_operations > 0 ? visible_keys(work.group) : 0;
+    return threads_worth(work, symbols[work.symbol], keys, machine.costs_, machine.threads());
+  }
+
+  // Keys that all rows together see in a group, from sixteen of them at most.
+  i64 visible_keys(i64 group) const {
+    const Step& step = machine.step_;
+    const i64 rows = step.header == nullptr ? 0 : step.header[H_rows], some = rows < 16 ? rows : 16;
+    i64 keys = 0;
+    for (i64 i = 0; i < some; i++) {
+      const i64 at_row = group * step.T + i * rows / some;
+      keys += step.row_hi[at_row] - step.row_lo[at_row];
+    }
+    return some == 0 ? 0 : keys * rows / some;
+  }
+
+  static void meet_nobody(const Run&, i64) {}
   static void meet_divided(const Run& run, i64) { static_cast<Team*>(run.team)->barrier(run.thread); }
   static void meet_taking(const Run& run, i64 units) {
     static_cast<Team*>(run.team)->wait_done(run.thread, run.sections[0].done, units);
@@ -299,54 +311,6 @@ void Machine::add_group(int region, i64 pages, i64 page_bytes, i64 first_byte, i
   pool_pages_.push_back(pages);
 }
 
-int Machine::load(const i64* image, size_t words, const std::vector<std::string>& names) {
-  if (words < kHeaderWords || image[0] != kMagic || image[1] != kAbi || image[2] != kLayoutHash)
-    refuse("made for another version of the native library; rebuild with `python3 dev build`");
-  auto program = std::make_unique<Program>();
-  size_t at = kHeaderWords;
-  auto entry = [&](i64 index) {
-    if (index < 0 || static_cast<size_t>(index) >= names.size()) refuse("name index out of range");
-    const void* address = find_entry(*variant_, names[static_cast<size_t>(index)]);
-    if (address == nullptr) refuse("variant " + std::string(variant_->name) + " has no '" + names[static_cast<size_t>(index)] + "'");
-    return address;
-  };
-  for (i64 n = 0; n < image[3]; n++) {
-    if (at + kNodeWords > words) refuse("ends inside a node");
-    LoadedNode node{reinterpret_cast<Kernel>(const_cast<void*>(entry(image[at]))), names[static_cast<size_t>(image[at])],
-                    image[at + 1], {}};
-    if (image[at + 2] != -1) refuse("wait nodes are not supported by this version");
-    const i64 count = image[at + 3];
-    at += kNodeWords;
-    if (count < 0 || static_cast<size_t>(count) > (words - at) / kArgWords) refuse("ends inside the arguments of '" + node.name + "'");
-    for (i64 i = 0; i < count; i++, at += kArgWords) {
-      const i64 a = image[at + 1], b = image[at + 2], c = image[at + 3], d = image[at + 4];
-      switch (image[at]) {
-        case 0: node.args.push_back(a); break;
-        case 1: {
-          const Region& region = memory.region(static_cast<int>(a));
-          if (b < 0 || c < 0 || static_cast<size_t>(b) > region.bytes || static_cast<size_t>(c) > region.bytes - static_cast<size_t>(b))
-            refuse("'" + node.name + "' argument " + std::to_string(i) + " lies outside region '" + region.kind + "'");
-          node.args.push_back(reinterpret_cast<i64>(region.address + b));
-          break;
-        }
-        case 2:
-          if (b < 0 || b >= kSymbols || d < 1) refuse("bad dimension in '" + node.name + "'");
-          node.args.push_back(dimension_index(program->dims, {a, b, c, d}));
-          break;
-        case 3: node.args.push_back(reinterpret_cast<i64>(entry(a))); break;
-        default: refuse("unknown kind of argument in '" + node.name + "'");
-      }
-    }
-    const void* ahead = find_entry(*variant_, node.name + ".ahead");
-    if (n > 0) program->nodes.back().ahead_of_next = reinterpret_cast<Kernel>(const_cast<void*>(ahead));
-    program->nodes.push_back(std::move(node));
-  }
-  if (program->dims.size() > kMaxDims) refuse("more than 64 different dimensions");
-  times_.emplace_back(program->nodes.size(), 0);
-  programs_.push_back(std::move(program));
-  return static_cast<int>(programs_.size()) - 1;
-}
-
 int Machine::run(const i64* tape, size_t words) {
   if (step_.header == nullptr) throw std::invalid_argument("no step is bound");
   i64* header = step_.header;
@@ -376,7 +340,7 @@ bool Machine::walk(const i64* tape, size_t words, const i64* symbols) {
       throw std::invalid_argument("unknown instruction or program at word " + std::to_string(at) + " of the tape");
   }
   Pass pass(*this, tape, words, symbols);
-  if (pass.move()) team_.run(&Pass::work, &Pass::next, &pass);
+  if (pass.move()) team_.run(&Pass::work, &Pass::next, &pass, pass.worth());
   return pass.stopped;
 }
 

@@ -3,8 +3,8 @@
 // Machine owns the memory regions, the team, the loaded Programs and the views of step and slot table. It knows kernels
 // by name only, and nothing of Python.
 //
-// Image of a Program: int64 words {kMagic, kAbi, kLayoutHash, number of nodes}, then for each node {name, region, wait,
-// number of arguments}, then for each argument five words {kind, a, b, c, d}:
+// Image of a Program: int64 words {kMagic, kAbi, kLayoutHash, number of nodes}, then for each node {name, region, wait, the
+// words of Work, number of arguments}, then for each argument five words {kind, a, b, c, d}:
 //   0 immediate  a: value
 //   1 buffer     a: region, b: offset, c: bytes that will be used; becomes an address
 //   2 dimension  ceil((a * symbol[b] + c) / d); becomes an index into Run.dims
@@ -27,11 +27,14 @@
 #include "isa.h"
 #include "memory.h"
 #include "team.h"
+#include "tuning.h"
 
 namespace octavo {
 
 constexpr i64 kHeadRows = 64;  // rows of one head chunk: bounds the logits buffer
 enum Symbol : int { kRows = 0, kSeqs = 1, kLogitRows = 2, kOne = 3, kSymbols = 4 };
+
+constexpr size_t kMaxDims = 64;  // different dimensions of a Program
 
 struct Dim {
   i64 factor, symbol, add, divide;
@@ -42,6 +45,7 @@ struct LoadedNode {
   Kernel kernel;
   std::string name;
   i64 region;
+  Work work;
   std::vector<i64> args;
   Kernel ahead_of_next = nullptr;  // NAME.ahead of the node that follows (kernel.h)
 };
@@ -83,6 +87,9 @@ class Machine {
   int run(const i64* tape, size_t words);
   // Runs Programs outside a step, with all symbols = rows: ceilings, tests of kernels, verify.
   void run_nodes(const i64* tape, size_t words, i64 rows);
+  // Sets a value (tuning.h). Not while a step runs.
+  void tune(const std::string& name, i64 value) { octavo::tune(tuning_, costs_, *variant_, name, value); }
+  i64 tuned(const std::string& name) { return octavo::tuned(tuning_, costs_, *variant_, name); }
   // Nanoseconds per node of the programs of the last run, when profiling is on: [program][node] flattened in load order. From
   // the end of the node before to the end of this one, by whichever thread was the last: not one thread's view.
   void profile(bool on);
@@ -103,6 +110,8 @@ class Machine {
   std::vector<i64> pool_page_bytes_, pool_pages_;
   Step step_{};
   Slots slots_{};
+  Tuning tuning_;
+  Costs costs_;
   Control own_control_{};
   Control* control_ = &own_control_;
   bool profiling_ = false;

@@ -17,10 +17,12 @@ constexpr State kOver = 1u << 31;    // no phase: the team is idle
 constexpr State kTaken = 1u << 30;   // threads enter and leave; else all arrive
 constexpr State kClosed = 1u << 29;  // all have left; nobody enters any more
 constexpr State kInside = 0xffff;
+constexpr int kMembersAt = 16, kMostMembers = 0x1fff;
 
 uint32_t phase_of(State state) { return static_cast<uint32_t>(state >> 32); }
 uint32_t after(uint32_t phase) { return phase == 0xffffffffu ? 1 : phase + 1; }  // 0 stands for none
-State made(uint32_t phase, State flags) { return static_cast<State>(phase) << 32 | flags; }
+int members_of(State state) { return static_cast<int>(state >> kMembersAt) & kMostMembers; }
+State with(uint32_t phase, State flags) { return static_cast<State>(phase) << 32 | flags; }
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -60,30 +62,46 @@ void* upper_half(std::atomic<State>& state) { return reinterpret_cast<char*>(&st
 }  // namespace
 
 Team::Team(int threads)
-    : size_(threads < 1 ? 1 : threads), cores_(cores_allowed()), seats_(new Seat[static_cast<size_t>(size_)]) {
-  state_.store(made(1, kOver));
+    : size_(threads < 1 ? 1 : threads > kMostMembers ? kMostMembers : threads), cores_(cores_allowed()), first_by_(size_),
+      seats_(new Seat[static_cast<size_t>(size_)]) {
+  state_.store(with(1, kOver));
   for (int thread = 1; thread < size_; thread++) threads_.emplace_back([this, thread] { follow(thread); });
 }
 
 Team::~Team() {
   ending_.store(true);
-  open(made(after(phase_of(state_.load())), kOver));
+  open(with(after(phase_of(state_.load())), kOver));
   for (std::thread& thread : threads_) thread.join();
 }
 
-void Team::run(Work work, Next next, void* argument) {
-  if (size_ == 1) {
-    do work(argument, 0, false);
-    while (next(argument));
-    return;
-  }
+void Team::run(Work work, Next next, void* argument, int members) {
   work_ = work;
   next_ = next;
   argument_ = argument;
   seats_[0].id.store(this_thread(), std::memory_order_relaxed);
   const uint32_t before = phase_of(state_.load());
-  open(made(after(before), taken_now() ? kTaken : 0));
+  members = alone(0, before, members);
+  if (members == 0) return;
+  open(made(after(before), members));
   returned_.store(work_through(0, before));
+}
+
+// Phases for one thread, right here, until there is one for more; for how many, or 0 when the run is over. To those who
+// wait for `phase` to change this thread is not done with it: they look after it.
+int Team::alone(int thread, uint32_t phase, int members) {
+  const auto is_alone = [&] { return members == 1 || (members > 1 && size_ == 1); };
+  if (!is_alone()) return members;
+  Seat& seat = seats_[thread];
+  seat.finished.store(phase - 1, std::memory_order_relaxed);
+  for (; is_alone(); members = next_(argument_)) work_(argument_, thread, 1, false);
+  seat.finished.store(phase, std::memory_order_relaxed);
+  return members;
+}
+
+// The state that opens a phase. For as many threads as there are at most; a taken one is for all that have a core.
+Team::State Team::made(uint32_t phase, int members) {
+  if (taken_now()) return with(phase, kTaken);
+  return with(phase, static_cast<State>(members < size_ ? members : size_) << kMembersAt);
 }
 
 void Team::follow(int thread) {
@@ -99,24 +117,21 @@ uint32_t Team::work_through(int thread, uint32_t seen) {
     const State state = wait_for_change(thread, seen, idle && thread != 0);
     const uint32_t phase = phase_of(state);
     if (state & kOver) return phase;
-    if (state & kTaken) {
-      if (phase != after(seen) && !idle && seat.lost) late();  // else the phase was over before it could enter
-      seen = phase;
-      if (thread >= cores_) {
-        seat.finished.store(phase, std::memory_order_relaxed);
-        sleep_until_divided();
-        continue;
-      }
+    if ((state & kTaken) && phase != after(seen) && !idle && seat.lost) late();  // else it was over before it could enter
+    seen = phase;
+    if (thread >= wanted(state)) {
+      stand_by(thread);
+    } else if (state & kTaken) {
       if (!enter(phase)) continue;
       seat.entered.store(phase, std::memory_order_relaxed);
-      work_(argument_, thread, true);
+      work_(argument_, thread, size_, true);
       seat.finished.store(phase, std::memory_order_relaxed);
       if (leave()) close(thread, state);
     } else {
-      seen = phase;
-      work_(argument_, thread, false);
+      const int members = members_of(state);
+      work_(argument_, thread, members, false);
       seat.finished.store(phase, std::memory_order_relaxed);
-      if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+      if (arrived_.fetch_add(1, std::memory_order_acq_rel) == members - 1) {
         arrived_.store(0, std::memory_order_relaxed);
         close(thread, state);
       }
@@ -145,11 +160,11 @@ bool Team::leave() {
 // By one thread, when the phase has ended.
 void Team::close(int thread, State state) {
   const uint32_t phase = after(phase_of(state));
-  if (next_(argument_)) {
-    open(made(phase, taken_now() ? kTaken : 0));
+  if (const int members = alone(thread, phase_of(state), next_(argument_))) {
+    open(made(phase, members));
     return;
   }
-  open(made(phase, kOver | (state & kTaken)));
+  open(with(phase, kOver));
   if (thread == 0) return;
   for (int i = 0; i < kReturnSpins; i++) {
     if (returned_.load(std::memory_order_relaxed) == phase) return;
@@ -161,17 +176,40 @@ void Team::close(int thread, State state) {
 void Team::open(State state) {
   state_.store(state, std::memory_order_seq_cst);
   if (sleepers_.load(std::memory_order_seq_cst) != 0) futex_wake_all(upper_half(state_));
-  if (parked_.load(std::memory_order_seq_cst) != 0 && (!(state & kTaken) || ending_.load())) {
-    divided_.fetch_add(1);
-    futex_wake_all(&divided_);
+  if (first_by_.load(std::memory_order_seq_cst) < wanted(state)) {
+    first_by_.store(size_, std::memory_order_seq_cst);
+    calls_.fetch_add(1, std::memory_order_seq_cst);
+    if (dozers_.load(std::memory_order_seq_cst) != 0) futex_wake_all(&calls_);
   }
 }
 
-void Team::sleep_until_divided() {
-  parked_.fetch_add(1, std::memory_order_seq_cst);
-  const uint32_t seen = divided_.load();
-  while (divided_.load() == seen && (state_.load() & kTaken) && !ending_.load()) futex_wait(&divided_, seen, 0);
-  parked_.fetch_sub(1);
+// Threads below this number have a part in the phase; when the team ends, all are called.
+int Team::wanted(State state) const {
+  if (state & kOver) return ending_.load(std::memory_order_relaxed) ? size_ : 0;
+  if (state & kTaken) return cores_ < size_ ? cores_ : size_;
+  return members_of(state);
+}
+
+// Until a phase opens that wants this thread, or until it is called with others: then it looks again. Whoever opens a
+// phase stores it before it reads first_by_; here first_by_ is set before the phase is read: one of the two sees the other.
+void Team::stand_by(int thread) {
+  const uint32_t seen = calls_.load(std::memory_order_seq_cst);
+  int least = first_by_.load(std::memory_order_seq_cst);
+  while (thread < least && !first_by_.compare_exchange_weak(least, thread, std::memory_order_seq_cst)) {
+  }
+  const auto called = [&] { return calls_.load(std::memory_order_seq_cst) != seen; };
+  const auto dull = [&] {
+    const State state = state_.load(std::memory_order_seq_cst);
+    return thread >= wanted(state) && !((state & kOver) && ending_.load());
+  };
+  if (!dull()) return;
+  const int spins = thread < cores_ ? kIdleSpins : 0;
+  for (int i = 0; i < spins; i++, relax()) {
+    if (called()) return;
+  }
+  dozers_.fetch_add(1, std::memory_order_seq_cst);
+  while (!called()) futex_wait(&calls_, seen, 0);
+  dozers_.fetch_sub(1, std::memory_order_seq_cst);
 }
 
 // Gives the state as soon as its phase is not `seen`.
@@ -213,7 +251,7 @@ void Team::look(Seat& seat) {
 
 // Gives the core to a thread that the phase waits for and that has none.
 void Team::look_after(int thread, uint32_t phase, State state) {
-  for (int other = 0; other < size_; other++) {
+  for (int other = 0; other < wanted(state); other++) {
     Seat& seat = seats_[other];
     if (other == thread || seat.finished.load(std::memory_order_relaxed) == phase) continue;
     if ((state & kTaken) && seat.entered.load(std::memory_order_relaxed) != phase) continue;
@@ -267,9 +305,9 @@ bool Team::taken_now() {
 }
 
 void Team::barrier(int thread) {
-  if (size_ == 1) return;
+  const int members = members_of(state_.load(std::memory_order_relaxed));
   const uint32_t seen = meetings_.load(std::memory_order_acquire);
-  if (meeting_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
+  if (meeting_.fetch_add(1, std::memory_order_acq_rel) == members - 1) {
     meeting_.store(0, std::memory_order_relaxed);
     meetings_.store(seen + 1, std::memory_order_release);
     return;

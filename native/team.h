@@ -11,9 +11,9 @@
 // costs tens of microseconds at each of the hundreds of phases of a step. More threads than cores: the surplus sleeps while
 // phases are taken.
 //
-// All threads take part in every divided phase, also where there are fewer units than threads: such threads only arrive. With
-// many cores a phase of few units should wait for as many threads as it has units. That needs the number of units before
-// the kernel runs, and was neither built nor measured: two cores would not tell.
+// A divided phase is for as many of the threads as it is worth (next() says), the first ones; a phase for one is done at
+// once by the thread that ended the phase before, without a barrier. The others spin, and later sleep, on a word of their own:
+// were they to watch the phases too, each of them would fetch the line that the next phase is told in.
 //
 // Taking costs: with all phases taken a decode step of one sequence takes 2.58 ms, with them divided 1.96 (SmolLM2, Zen 5, 2
 // threads, in turns; 32 sequences 13.5 and 12.7, a prompt of 512 the same), since pieces are short streams. So a thread counts as late only for what it cannot help: it
@@ -35,8 +35,10 @@ namespace octavo {
 
 class Team {
  public:
-  using Work = void (*)(void* argument, int thread, bool taking);  // a thread's part of a phase
-  using Next = bool (*)(void* argument);  // between two phases, on one thread: whether another one follows
+  // A thread's part of a phase of `members`: 1 where it is alone, else its number is below them unless it is `taking`.
+  using Work = void (*)(void* argument, int thread, int members, bool taking);
+  // Between two phases, on one thread: how many threads, of size(), the next one is for; 0: the run is over.
+  using Next = int (*)(void* argument);
 
   explicit Team(int threads);  // threads >= 1; the caller of run() is thread 0
   Team(const Team&) = delete;
@@ -44,9 +46,9 @@ class Team {
   ~Team();
 
   int size() const { return size_; }
-  // Phases until next() says that there is none: at least one. Not reentrant.
-  void run(Work work, Next next, void* argument);
-  // Inside a phase that is divided: every thread must call it equally often.
+  // A phase for `members` threads, then others until next() says that there is none. Not reentrant.
+  void run(Work work, Next next, void* argument, int members);
+  // Inside a phase that is divided: every thread that it is for must call it equally often.
   void barrier(int thread);
   // Inside a phase that is taken: waits until `done` has reached `units`.
   void wait_done(int thread, const int64_t& done, int64_t units);
@@ -56,7 +58,7 @@ class Team {
   void suppose_late(int64_t nanoseconds);
 
  private:
-  // The phase in the upper half, flags and the number of threads inside (only of a taken phase) in the lower.
+  // The phase in the upper half; flags, the threads that it is for, and those inside (only of a taken phase) in the lower.
   using State = uint64_t;
   struct alignas(64) Seat {
     std::atomic<uint32_t> entered{0}, finished{0};  // phases
@@ -71,8 +73,11 @@ class Team {
   bool enter(uint32_t phase);
   bool leave();
   void close(int thread, State state);
+  int alone(int thread, uint32_t phase, int members);
+  State made(uint32_t phase, int members);
   void open(State state);
-  void sleep_until_divided();
+  int wanted(State state) const;
+  void stand_by(int thread);
   State wait_for_change(int thread, uint32_t seen, bool idle);
   template <class Ready>
   void wait_inside(int thread, const Ready& ready);
@@ -89,8 +94,9 @@ class Team {
   alignas(64) std::atomic<uint32_t> sleepers_{0};
   alignas(64) std::atomic<int> meeting_{0};        // arrived at the barrier inside a phase
   alignas(64) std::atomic<uint32_t> meetings_{0};  // such barriers so far
-  std::atomic<uint32_t> divided_{0};               // counts up to wake parked threads
-  std::atomic<int> parked_{0};                     // more threads than cores: these sleep while phases are taken
+  alignas(64) std::atomic<uint32_t> calls_{0};     // counts up to call those who stand by
+  alignas(64) std::atomic<int> first_by_;          // at most the least number of a thread that stands by; else size_
+  std::atomic<int> dozers_{0};                     // of those who stand by, how many sleep
   std::atomic<uint32_t> returned_{0};              // the phase that the caller has last seen the end of a run in
   std::atomic<int64_t> taken_until_{0};            // nanoseconds(); 0: phases are divided
   std::atomic<int64_t> ended_{0};                  // when phases were last taken

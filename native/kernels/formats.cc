@@ -43,8 +43,8 @@ inline void row_tiles(i64 rows, const Fn& body) {
   }
 }
 
-// Rows from which a chunk is unpacked first; 0: never. Where decoding a code takes more than a nibble's mask and shift, the
-// tiles of many rows pay for it again and again. Two threads of a Zen 5, weights from memory that gave 48 GB/s, GOP/s
+// Rows from which a chunk is unpacked first, where no machine was measured (kernel.h, Tuning); 0: never. Where decoding a code
+// takes more than a nibble's mask and shift, the tiles of many rows pay for it again and again. Two threads of a Zen 5, weights from memory that gave 48 GB/s, GOP/s
 // unpacked from 12 and 8 rows / from 16 and 12: Q4_K (K 1536) 12 rows 1,127 / 1,167; Q6_K (K 8960) 8 rows 735 / 821. Q4_1 (K
 // 576) unpacked from 32 / 64 rows: 32 rows 1,295 / 1,392, 128 rows 1,379 / 1,402; direct 512 rows 1,375 against 1,380.
 // One core by CPU time, before tiles shared the reading, K 1536, direct / unpacked:
@@ -78,16 +78,16 @@ i64 chunk_of(i64 steps, i64 rows) {
 
 template <class W>
 i64 packed_scratch(i64 K) {
-  return kUnpackRows<W> ? K / 32 * Unpacked<W>::kBlock : 0;
+  return K / 32 * Unpacked<W>::kBlock;
 }
 
-// One tile of rows: panels in a single stream, prefetched kAhead steps ahead.
+// One tile of rows: panels in a single stream, prefetched some steps ahead.
 template <class W, int R, int NV>
-void one_tile(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float* out, i64 ld) {
+void one_tile(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float* out, i64 ld, i64 ahead_steps) {
   constexpr i64 kStep = W::kBlock / (W::kSpan / 32);
   for (i64 p = 0; p < panels; p++, w += packed_panel<W>(acts.K), out += 32) {
     for (int v = 0; v < 2; v += NV) {
-      const uint8_t* from = w + kAhead * kStep;
+      const uint8_t* from = w + ahead_steps * kStep;
       const Ahead ahead = {from, v == 0 ? from + acts.K / 32 * kStep : from, (kStep + 63) / 64};
       with_rows<R>(rows, [&](auto n) { packed_tile<W, n.value, NV>(w, 0, acts.K / 32, v, ahead, acts, out + v * 16, ld); });
     }
@@ -127,14 +127,13 @@ void many_tiles(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float*
 
 template <class W>
 void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld,
-                   uint8_t* scratch) {
+                   const Way& way) {
   const Rows from = {acts, act_row_bytes(K), K};
-  if (rows == 1) return one_tile<W, 1, 2>(w, panels, from, 1, out, ld);
-  if (rows <= kTileRows) return one_tile<W, kTileRows, kTileVectors>(w, panels, from, rows, out, ld);
-  if constexpr (kUnpackRows<W> != 0) {
-    if (rows >= kUnpackRows<W>) return many_tiles<W, true>(w, panels, from, rows, out, ld, scratch);
-  }
-  many_tiles<W, false>(w, panels, from, rows, out, ld, scratch);
+  if (rows == 1) return one_tile<W, 1, 2>(w, panels, from, 1, out, ld, way.ahead_steps);
+  if (rows <= kTileRows) return one_tile<W, kTileRows, kTileVectors>(w, panels, from, rows, out, ld, way.ahead_steps);
+  const bool unpacks = way.unpack_rows != 0 && rows >= way.unpack_rows;
+  const auto tiles = unpacks ? many_tiles<W, true> : many_tiles<W, false>;
+  tiles(w, panels, from, rows, out, ld, way.scratch);
 }
 
 // d * (q - zero) + m, product and sum rounded once each in every variant: equal to dequantizing the file.
@@ -174,7 +173,7 @@ void floats(const uint8_t* w, i64 v0, i64 v1, i64 k0, i64 k1, i64 K, const float
 }
 
 template <class W>
-void float_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld, uint8_t*) {
+void float_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld, const Way&) {
   const float* x = reinterpret_cast<const float*>(acts);
   const i64 vectors = panels * 2;
   // More than one tile of rows: k in blocks, so that the panels of a tile stay in 24 KiB of L1 between tiles.
@@ -203,9 +202,10 @@ void float_column(const uint8_t* w, i64 K, int column, float* out) {
 }
 
 template <class W>
-constexpr Format kPacked = {packed_panel<W>, 1, packed_linear<W>, packed_scratch<W>, packed_column<W>};
+constexpr Format kPacked = {packed_panel<W>, 1, packed_linear<W>, packed_scratch<W>, packed_column<W>,
+                              kUnpackRows<W>};
 template <class W>
-constexpr Format kFloat = {float_panel<W>, 0, float_linear<W>, no_scratch, float_column<W>};
+constexpr Format kFloat = {float_panel<W>, 0, float_linear<W>, no_scratch, float_column<W>, 0};
 
 }  // namespace
 

@@ -110,7 +110,7 @@ void run_units(const Group& group, const Piece& piece, const Phase& phase, const
       for (i64 i = 0; i < group.weights; i++) {
         const Format& format = *group.weight[i].format;
         format.linear(group.weight[i].data + col0 / 32 * format.panel_bytes(phase.K), phase.K, padded / 32,
-                      acts + r * phase.row_bytes(), tile.rows, data + i * padded, ld, scratch);
+                      acts + r * phase.row_bytes(), tile.rows, data + i * padded, ld, way_of(run, format, scratch));
       }
       const i64* op = group.ops.first;
       for (i64 i = 0; i < group.ops.count; i++, op += 2 + op[1]) reinterpret_cast<TileFn>(op[0])(op + 2, run, tile);
@@ -139,7 +139,7 @@ const uint8_t* activations(const Phase& phase, const Run& run, i64& used) {
   if (plain) return reinterpret_cast<const uint8_t*>(phase.src);
   float* x = reinterpret_cast<float*>(run.scratch);
   const i64 one = whole(phase.K * 4, 64);
-  if (phase.rows > phase.share_rows) {
+  if (phase.rows > least(phase.share_rows, run.tuning->share_rows)) {
     for (Share rows; take(run, 0, phase.rows, rows);) prepare(phase, run, rows.begin, rows.end, phase.acts, x);
     run.meet(run, phase.rows);
     return phase.acts;

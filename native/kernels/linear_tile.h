@@ -36,7 +36,6 @@ constexpr int kFloatRows = 6, kFloatVectors = 1, kFloatWide = 4;
 constexpr int kTileRows = 2, kTileVectors = 1;
 constexpr int kFloatRows = 2, kFloatVectors = 1, kFloatWide = 2;
 #endif
-constexpr i64 kAhead = 8;  // steps (4.5 to 8.5 KiB) that one row's stream is prefetched ahead: 100 to 200 ns of it
 
 template <int N>
 struct Index {

@@ -108,7 +108,7 @@ T entry(const Variant& variant, const std::string& name) {
 bool fused(const Variant& variant) { return std::string(variant.name) != "portable"; }
 bool same(const float* a, const float* b, i64 n) { return std::memcmp(a, b, static_cast<size_t>(n) * 4) == 0; }
 
-// Every number of rows and panels against one product of the oracle: rows and panels change no bit.
+// Every number of rows and panels, in several ways, against one product of the oracle: none of them changes a bit.
 void test_shapes(const std::vector<const Variant*>& variants, const Case& c, i64 K, const std::vector<i64>& rows_of) {
   const i64 rows = rows_of.back(), panels = 5, N = panels * 32;
   const std::vector<uint8_t> w = weights(c, K, panels);
@@ -125,11 +125,13 @@ void test_shapes(const std::vector<const Variant*>& variants, const Case& c, i64
     const i64 panel = static_cast<i64>(w.size()) / panels;
     expect(format->panel_bytes(K) == panel, std::string(c.id) + " panel bytes");
     std::vector<uint8_t> scratch(static_cast<size_t>(format->scratch_bytes(K)) + 64);
+    const std::vector<Way> ways = {{nullptr, format->unpack_rows, 8}, {nullptr, 7, 1}, {nullptr, 0, 24}};
     for (const i64 m : rows_of) {
       for (const i64 p : {i64{1}, i64{2}, i64{3}, i64{5}}) {
         const i64 skip = panels - p, ld = p * 32 + 3;  // the last p panels: also an odd start
         std::vector<float> out(static_cast<size_t>(m * ld), -7.0f);
-        format->linear(w.data() + skip * panel, K, p, acts.data(), m, out.data(), ld, scratch.data());
+        const Way way = ways[static_cast<size_t>(m + p) % ways.size()];
+        format->linear(w.data() + skip * panel, K, p, acts.data(), m, out.data(), ld, {scratch.data(), way.unpack_rows, way.ahead_steps});
         bool good = true;
         for (i64 r = 0; r < m; r++) {
           good = good && same(&out[static_cast<size_t>(r * ld)], &oracle[static_cast<size_t>(r * N + skip * 32)], p * 32);
@@ -255,6 +257,8 @@ void test_kernel(const Variant& variant, const Shape& s) {
   Step step = {};
   step.header = header;
   std::barrier<> team(s.threads);
+  Tuning tuning;
+  if (s.rows % 2) tuning = {5, s.share_rows / 2, {{entry<const Format*>(variant, std::string("format.") + c.id), 9}}};
   std::vector<std::thread> threads;
   const auto kernel = entry<Kernel>(variant, "linear");
   for (int t = 0; t < s.threads; t++) {
@@ -270,6 +274,7 @@ void test_kernel(const Variant& variant, const Shape& s) {
       run.scratch_bytes = s.scratch;
       run.dims = &s.rows;
       run.step = &step;
+      run.tuning = &tuning;
       kernel(args, run);
     });
   }

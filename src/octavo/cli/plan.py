@@ -17,10 +17,11 @@ from octavo.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import Progress, columns, size
 from octavo.config import EngineConfig, LogConfig, Settings, client_environment
-from octavo.engine.startup import decide_threads, fingerprint, packed_file
+from octavo.engine.startup import decide_threads, fingerprint, packed_file, tuned_file
 from octavo.errors import DoesNotFit
 from octavo.execution.plan import MemoryPlan, make_plan
 from octavo.execution.step import PAGE_TOKENS
+from octavo.execution.tuned_file import Tuned
 from octavo.kernels.library import runnable_variants
 from octavo.machine import read_machine
 from octavo.start import find_model
@@ -59,10 +60,12 @@ def run(settings: Settings, as_json: bool) -> None:
     cells = table(checkpoint, engine, threads, plan, allowed)
     isa = runnable_variants()[0] if engine.isa == "auto" else engine.isa
     digest = checkpoint.digest(engine.cache_path)
+    tuned = tuned_file(engine, machine, isa, plan.layouts)
     mark, packed = fingerprint(digest, isa, plan), packed_file(engine, digest, plan)
     if as_json:
         data = as_data(checkpoint, plan, cells, allowed, refusal is None) | {"fingerprint": mark}
         data["packed_file"] = None if packed is None else {"path": str(packed.path), "usable": packed.usable}
+        data["tuned"] = None if engine.autotune == "off" else asdict(tuned.read() or Tuned({}))
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))
     else:
         for line in page(checkpoint, plan, cells, allowed):
@@ -70,6 +73,8 @@ def run(settings: Settings, as_json: bool) -> None:
         if packed is not None:
             state = "mapped, shared between processes" if packed.usable else "kept by the first start"
             click.echo(f"packed    {packed.path} ({state}; rm frees it)")
+        found = "built-in values" if engine.autotune == "off" else tuned.read() or "measured at the first start"
+        click.echo(f"tuning    {found}")
         click.echo(f"tokens    {mark} (same fingerprint, same tokens)")
     if refusal is not None:
         raise refusal

@@ -20,11 +20,13 @@ from octavo.config import EngineConfig
 from octavo.engine.core import EngineSetup
 from octavo.engine.cost_model import CostModel, TimedStep
 from octavo.engine.roster import SchedulerConfig
-from octavo.execution.native import NativeExecutor
+from octavo.execution.autotune import Tuner
+from octavo.execution.native import Layouts, NativeExecutor
 from octavo.execution.packed_file import PackedFile, wanted
 from octavo.execution.plan import MemoryPlan, make_plan
 from octavo.execution.runner import Runner
 from octavo.execution.step import PAGE_TOKENS, PagesAppended, RowRun, SlotOpen, Step
+from octavo.execution.tuned_file import TunedFile
 from octavo.machine import Machine, read_machine
 from octavo.ops.quantize import GROUP
 from octavo.sampling_params import SamplingParams
@@ -53,6 +55,7 @@ class LoadedModel:
     seconds: float  # of loading
     packed: PackedFile | None  # where the packed weights are kept
     mapped: bool  # the weights are that file
+    tuning: str  # a line about the values for this processor
 
 
 def load_model(path: Path, config: EngineConfig, report: Report | None = None) -> LoadedModel:
@@ -67,9 +70,31 @@ def load_model(path: Path, config: EngineConfig, report: Report | None = None) -
     progress = None if report is None else lambda done, total: report("load", done, total)
     packed = packed_file(config, digest, plan)
     mapped = executor.load(checkpoint, plan.sources, progress, packed)
+    tuning = tune(executor, config, machine)
     executor.facts = executor.facts.named(fingerprint(digest, executor.isa, plan))
     seconds = time.perf_counter() - begin
-    return LoadedModel(checkpoint, plan, executor, Runner(executor), machine, threads, seconds, packed, mapped)
+    return LoadedModel(checkpoint, plan, executor, Runner(executor), machine, threads, seconds, packed, mapped, tuning)
+
+
+def tune(executor: NativeExecutor, config: EngineConfig, machine: Machine) -> str:
+    """Use what was measured on this processor for weights of these shapes, or measure it; what was done, in words."""
+    if config.autotune == "off":
+        return "built-in values (--autotune off)"
+    file = tuned_file(config, machine, executor.isa, executor.layouts)
+    tuned = file.read() if config.autotune == "auto" else None
+    if tuned is not None and executor.tune(tuned.values):
+        return f"{tuned} (kept)"
+    tuned = Tuner(executor).measure()
+    if not tuned.values:
+        return "built-in values (a small model)"
+    executor.tune(tuned.values)
+    file.keep(tuned)
+    return f"{tuned} (measured in {tuned.seconds:.2f} s)"
+
+
+def tuned_file(config: EngineConfig, machine: Machine, isa: str, layouts: Layouts) -> TunedFile:
+    """Where such values are kept."""
+    return TunedFile.of(config.cache_path, machine.cpu_id, isa, layouts.bounds.threads, layouts.lowered.weights)
 
 
 def packed_file(config: EngineConfig, digest: str, plan: MemoryPlan) -> PackedFile | None:
@@ -224,6 +249,7 @@ def summary(loaded: LoadedModel, config: EngineConfig) -> list[str]:
         f"batch     up to {config.max_num_seqs} requests, {plan.layouts.bounds.max_rows:,} tokens a step · prefix "
         f"cache {'on' if config.enable_prefix_caching else 'off'}",
         f"threads   {loaded.threads} ({chosen})",
+        f"tuning    {loaded.tuning}",
     ]
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.execution import tape
 from octavo.execution.layout import FlatLayout, slot_layout, step_layout
+from octavo.execution.node_work import work_of
 from octavo.execution.packed_file import PackedFile
 from octavo.execution.step import PAGE_TOKENS, ExecutionFacts, PagedGroup
 from octavo.execution.weights import Place, Progress, aligned_offsets, float_table, load_weights, place_weights
@@ -163,6 +164,19 @@ class NativeExecutor:
         """Run the step that lies in the flat memory; False when it was stopped and committed nothing."""
         return bool(self.machine.run(self._tape) == 0)
 
+    def tune(self, values: Mapping[str, int]) -> bool:
+        """Set values of native/tuning.h, which change no bit; False, and none is set, if one of them cannot be."""
+        before: dict[str, int] = {}
+        try:
+            for name, value in values.items():
+                before[name] = self.machine.tuned(name)
+                self.machine.tune(name, value)
+        except (ValueError, TypeError):  # TypeError: more than 64 bits
+            for name, value in before.items():
+                self.machine.tune(name, value)
+            return False
+        return True
+
     def watch(self, control: int) -> None:
         """Use the control page at this address (engine/flight_record.py): arrived, seen, stop, progress, node."""
         self.machine.bind_control(control)
@@ -174,6 +188,10 @@ class NativeExecutor:
     def memory(self) -> dict[str, int]:
         """Bytes really taken, by kind: the allocator's counters."""
         return dict(self.machine.memory())
+
+    def region_index(self, kind: str) -> int:
+        """The machine's number of a region: for Programs of one's own."""
+        return int(self._regions[kind])
 
     def arena_view(self, buffer: str, nbytes: int) -> npt.NDArray[np.uint8]:
         """The bytes of an arena buffer: verify, profile and tests look here."""
@@ -210,7 +228,8 @@ class NativeExecutor:
     def _load(self, program: LoweredProgram) -> int:
         image = tape.Image()
         for number, node in enumerate(program.nodes):
-            image.add(node.name, [self.word(image, arg) for arg in node.args], region=number)
+            args, work = [self.word(image, arg) for arg in node.args], work_of(node, self.layouts.lowered)
+            image.add(node.name, args, region=number, work=work)
         return int(self.machine.load(image.words(), image.names))
 
     def word(self, image: tape.Image, arg: Arg) -> tape.Word:

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.execution.kv_pages import KEYS, PAGE, VALUES, KvPages
+from octavo.execution.linear_args import LinearArgs, read_linear
 from octavo.execution.native import NativeExecutor
 from octavo.execution.plan import MemoryPlan
-from octavo.execution.probe import LinearArgs, Probes, read_linear
+from octavo.execution.probe import Probes
 from octavo.kernels import library
 from octavo.kernels.reference.sample import sample
 from octavo.lowering.lowered import LoweredNode, WeightArg

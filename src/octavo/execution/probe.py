@@ -7,16 +7,16 @@ what the ops should give.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.execution import tape
+from octavo.execution.linear_args import LinearArgs, read_ops
 from octavo.execution.native import NativeExecutor
 from octavo.kernels import library
-from octavo.lowering.lowered import ArenaArg, Arg, Fn, Imm, LoweredNode
+from octavo.lowering.lowered import Arg, Fn, Imm, LoweredNode
 
 Floats = NDArray[np.float32]
 Item = Arg | tape.Word
@@ -27,63 +27,6 @@ CHANGES_TILE = (
 ATTENTION_EPILOGUE = 11  # index of the number of epilogue ops in the arguments of `attention`
 ROWS_OPS = 4  # the same of `rows`
 UNIT = 32  # columns of a work unit where only products are stored
-
-
-@dataclass(frozen=True)
-class Group:
-    """A column group of a linear: unit, units, columns; (weight, format) pairs; ops {function, count, args...}."""
-
-    sizes: tuple[int, int, int]
-    weights: tuple[tuple[Arg, Arg], ...]
-    ops: tuple[tuple[Arg, ...], ...]
-
-
-@dataclass(frozen=True)
-class LinearArgs:
-    """The arguments of `linear`, taken apart."""
-
-    head: tuple[Arg, ...]  # the first eight
-    prologue: tuple[tuple[Arg, ...], ...]
-    groups: tuple[Group, ...]
-
-    @property
-    def acts(self) -> ArenaArg:
-        found = self.head[4]
-        if not isinstance(found, ArenaArg):
-            raise TypeError(f"{found} is no buffer of activations")
-        return found
-
-    @property
-    def quantized(self) -> bool:
-        return self.head[5] == Imm(1)
-
-
-def _number(args: Iterator[Arg]) -> int:
-    found = next(args)
-    if not isinstance(found, Imm):
-        raise TypeError(f"{found} stands where a number should be")
-    return found.value
-
-
-def _ops(args: Iterator[Arg]) -> tuple[tuple[Arg, ...], ...]:
-    found = []
-    for _ in range(_number(args)):
-        function, count = next(args), _number(args)
-        found.append((function, Imm(count), *(next(args) for _ in range(count))))
-    return tuple(found)
-
-
-def read_linear(args: Sequence[Arg]) -> LinearArgs:
-    """Raises TypeError or StopIteration for a list that native/kernel.h does not describe."""
-    rest = iter(args)
-    head = tuple(next(rest) for _ in range(8))
-    prologue = _ops(rest)
-    groups = []
-    for _ in range(_number(rest)):
-        unit, units, columns, weights = (_number(rest) for _ in range(4))
-        pairs = tuple((next(rest), next(rest)) for _ in range(weights))
-        groups.append(Group((unit, units, columns), pairs, _ops(rest)))
-    return LinearArgs(head, prologue, tuple(groups))
 
 
 class Probes:
@@ -152,7 +95,7 @@ class Probes:
     def attention(self, node: LoweredNode, width: int, rows: int) -> Floats:
         """[rows, width]: what the epilogue of attention begins with."""
         store, view = self._store(rows, width)
-        ops = _ops(iter(node.args[ATTENTION_EPILOGUE:]))
+        ops = read_ops(iter(node.args[ATTENTION_EPILOGUE:]))
         items: list[Item] = [*node.args[:ATTENTION_EPILOGUE], Imm(1 + len(ops)), *store]
         self._run("attention", items + [arg for op in ops for arg in op], rows)
         return view.copy()

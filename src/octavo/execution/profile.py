@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from octavo.errors import ContextLengthExceeded, DoesNotFit
 from octavo.execution.ceilings import Ceilings
 from octavo.execution.native import NativeExecutor
+from octavo.execution.node_work import multiplies_integers, operations, traffic
 from octavo.execution.runner import Runner
 from octavo.execution.step import PAGE_TOKENS, ExecutionFacts, PagesAppended, RowRun, SlotOpen, Step
 from octavo.lowering.lower import HEAD_ROWS
 from octavo.lowering.lowered import Lowered, LoweredNode
-from octavo.ops.op import op_of
-from octavo.program.symbols import Dim, Sum, Values
+from octavo.program.symbols import Values
 from octavo.sampling_params import SamplingParams
 
 DECODE_STEPS, PREFILLS = 16, 5  # measured; the one of the median time is shown
@@ -188,7 +188,7 @@ def table(lowered: Lowered, nanoseconds: Sequence[int], steps: Sequence[Values])
     for name, program in lowered.programs.items():
         calls = [values for step in steps for values in _calls(step, in_chunks=name != "body")]
         for node in program.nodes:
-            key = (label(name, node, lowered), _multiplies_integers(node))
+            key = (label(name, node, lowered), multiplies_integers(node))
             row = rows.get(key, Row(*key))
             read, done = traffic(node, lowered), operations(node)
             rows[key] = Row(
@@ -214,39 +214,3 @@ def label(program: str, node: LoweredNode, lowered: Lowered) -> str:
     formats = dict.fromkeys(weight.format for weight in weights)
     roles = [weight.name.removesuffix(".weight").rpartition(".")[2] for weight in weights]
     return " ".join(filter(None, [node.name if program == "body" else program, "+".join(formats), "+".join(roles)]))
-
-
-def _multiplies_integers(node: LoweredNode) -> bool:
-    """Whether an anchor of the node takes quantized rows."""
-    anchors = [each for each in node.origin.nodes if each.op.kind == "anchor"]
-    return any(value.dtype == "acts" for each in anchors for value in each.operands)
-
-
-def operations(node: LoweredNode) -> Sum:
-    """Of all ops that the node stands for."""
-    return sum((op_of(each).operations(each) for each in node.origin.nodes), Sum())
-
-
-def traffic(node: LoweredNode, lowered: Lowered) -> Sum:
-    """Bytes that a call must move: packed weights, buffers of the arena that it reads or writes, the cache.
-
-    What an op reads only in part (rows of a table, gathered rows) it says itself; values inside the node cost nothing.
-    """
-    total = Sum()
-    partly: set[str] = set()
-    for each in node.origin.nodes:
-        op = op_of(each)
-        total += op.state(each)
-        if op.reads is not None:
-            total += op.reads(each)
-            partly.update(value.name for value in each.operands)
-    terms = []
-    for name in node.origin.weights:
-        if name not in partly:
-            packed = lowered.weights.get(name)
-            terms.append(Dim(None, 0, packed.nbytes if packed else 4 * lowered.vectors[name]))
-    read = [buffer for name, buffer in node.reads.items() if name not in partly]
-    for name in [*read, *node.writes.values()]:
-        buffer = lowered.arena.buffers[name]
-        terms.append(buffer.rows * buffer.row_bytes)
-    return total + Sum(tuple(terms))

@@ -38,6 +38,28 @@ def dimension(factor: int, symbol: str, add: int = 0, divide: int = 1) -> Word:
     return (_DIMENSION, factor, SYMBOLS[symbol], add, divide)
 
 
+@dataclass(frozen=True)
+class NodeWork:
+    """What a node has to do, from which native/tuning.h tells how many threads it is worth."""
+
+    symbol: str | None  # of rows; None: unknown, the node is for all threads
+    bytes: int = 0  # and row_bytes for each row
+    row_bytes: int = 0
+    row_operations: int = 0  # int8 products count 1
+    key_operations: int = 0  # for each key that a row sees in state group `group`
+    group: int = 0
+    units: int = 0  # no more threads than units + row_units * rows
+    row_units: int = 0
+
+    def words(self) -> list[int]:
+        symbol = -1 if self.symbol is None else SYMBOLS[self.symbol]
+        figures = [self.row_operations, self.key_operations, self.group, self.units, self.row_units]
+        return [symbol, self.bytes, self.row_bytes, *figures]
+
+
+ALL_THREADS = NodeWork(None)
+
+
 @dataclass
 class Image:
     """An image under construction."""
@@ -57,9 +79,9 @@ class Image:
         """Becomes the address of a native entry (kernel, row op, tile op or weight format)."""
         return (_ENTRY, self._name(name), 0, 0, 0)
 
-    def add(self, kernel: str, args: Sequence[Word], *, region: int = 0) -> None:
+    def add(self, kernel: str, args: Sequence[Word], *, region: int = 0, work: NodeWork = ALL_THREADS) -> None:
         """Append a node."""
-        self._words += [self._name(kernel), region, NO_WAIT, len(args)]
+        self._words += [self._name(kernel), region, NO_WAIT, *work.words(), len(args)]
         for word in args:
             self._words += word
         self._nodes += 1
