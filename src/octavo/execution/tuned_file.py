@@ -72,14 +72,15 @@ class TunedFile:
             descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError:
             return None
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             about = os.fstat(descriptor)
             if not stat.S_ISREG(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o022:
                 return None
-            try:
-                kept = msgspec.json.decode(file.read(MOST_BYTES), type=Kept)
-            except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-                return None
+            kept = msgspec.json.decode(os.read(descriptor, MOST_BYTES), type=Kept)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        finally:
+            os.close(descriptor)
         names = all(NAME.fullmatch(name) for name in kept.values)
         if kept.version != VERSION or kept.key != self.key or len(kept.values) > MOST_VALUES or not names:
             return None
