@@ -87,7 +87,8 @@ struct Pass {
   // Keys that all rows together see in a group, from sixteen of them at most.
   i64 visible_keys(i64 group) const {
     const Step& step = machine.step_;
-    const i64 rows = step.header == nullptr ? 0 : step.header[H_rows], some = rows < 16 ? rows : 16;
+    const i64 said = step.header == nullptr ? 0 : step.header[H_rows];
+    const i64 rows = said < 0 ? 0 : said < step.T ? said : step.T, some = rows < 16 ? rows : 16;
     i64 keys = 0;
     for (i64 i = 0; i < some; i++) {
       const i64 at_row = group * step.T + i * rows / some;

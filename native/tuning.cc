@@ -18,7 +18,8 @@ int threads_worth(const Work& work, i64 rows, i64 keys, const Costs& costs, int 
   if (costs.phase_ns == 0) return size;
   const double n = static_cast<double>(rows), c = static_cast<double>(costs.phase_ns) / 1000;
   const double bytes = static_cast<double>(work.bytes) + static_cast<double>(work.row_bytes) * n;
-  const double operations = static_cast<double>(work.row_operations) * n + static_cast<double>(work.key_operations * keys);
+  const double operations = static_cast<double>(work.row_operations) * n +
+                            static_cast<double>(work.key_operations) * static_cast<double>(keys);
   const double reading = bytes / static_cast<double>(costs.bytes);
   const double computing = operations / static_cast<double>(costs.operations);
   const double alone = reading > computing ? reading : computing;  // microseconds

@@ -43,10 +43,12 @@ inline void row_tiles(i64 rows, const Fn& body) {
   }
 }
 
-// Rows from which a chunk is unpacked first, where no machine was measured (kernel.h, Tuning); 0: never. Where decoding a code
-// takes more than a nibble's mask and shift, the tiles of many rows pay for it again and again. Two threads of a Zen 5, weights from memory that gave 48 GB/s, GOP/s
-// unpacked from 12 and 8 rows / from 16 and 12: Q4_K (K 1536) 12 rows 1,127 / 1,167; Q6_K (K 8960) 8 rows 735 / 821. Q4_1 (K
-// 576) unpacked from 32 / 64 rows: 32 rows 1,295 / 1,392, 128 rows 1,379 / 1,402; direct 512 rows 1,375 against 1,380.
+// Rows from which a chunk is unpacked first where no machine was measured (kernel.h, Tuning); 0: never. Where decoding a code
+// takes more than a nibble's mask and shift, the tiles of many rows pay for it again and again. Two threads of a Zen 5, weights
+// from memory that gave 48 GB/s, GOP/s unpacked from 12 and 8 rows / from 16 and 12: Q4_K (K 1536) 12 rows 1,127 / 1,167; Q6_K
+// (K 8960) 8 rows 735 / 821. Q4_1 (K 576) unpacked from 32 / 64 rows: 32 rows 1,295 / 1,392, 128 rows 1,379 / 1,402; direct 512
+// rows 1,375 against 1,380. execution/autotune.py on the same processor, times over 8 to 64 rows against these choices: Q4_K
+// never 1.04 to 1.06, from 8 rows 1.01, 24 1.00; Q6_K never 1.05 to 1.08, 8 1.00, 16 1.00; Q4_1 and Q8_0 from 8 1.10, 32 1.02.
 // One core by CPU time, before tiles shared the reading, K 1536, direct / unpacked:
 //   avx512  Q5_0 32 rows 717 / 667, 512: 734 / 744
 //   avx2    Q4_K 8 rows 200 / 184, 32: 257 / 284, 512: 261 / 308   Q6_K 8: 127 / 137, 32: 150 / 210, 512: 175 / 226

@@ -268,8 +268,10 @@ def test_hostile_headers_and_counts_are_refused() -> None:
     made, words = image(buffer(region, 0, 64), immediate(1))
     for index, value, word in (
         (0, 1, "another version"), (1, 99, "another version"), (2, 0, "another version"), (3, 2, "inside a node"),
-        (3, 2**62, "inside a node"), (4, 7, "name index"), (6, 0, "wait nodes"), (7, 3, "inside the arguments"),
-        (7, -1, "inside the arguments"), (7, 3689348814741910324, "inside the arguments"),  # 5 x this wraps around
+        (3, 2**62, "inside a node"), (4, 7, "name index"), (6, 0, "wait nodes"),
+        (7, -2, "its work"), (7, 4, "its work"), (8, -1, "its work"), (11, 1, "its work"),
+        (15, 3, "inside the arguments"),
+        (15, -1, "inside the arguments"), (15, 3689348814741910324, "inside the arguments"),  # 5 x this wraps around
     ):  # fmt: skip
         changed = words.copy()
         changed[index] = value
