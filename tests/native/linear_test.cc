@@ -131,7 +131,8 @@ void test_shapes(const std::vector<const Variant*>& variants, const Case& c, i64
         const i64 skip = panels - p, ld = p * 32 + 3;  // the last p panels: also an odd start
         std::vector<float> out(static_cast<size_t>(m * ld), -7.0f);
         const Way way = ways[static_cast<size_t>(m + p) % ways.size()];
-        format->linear(w.data() + skip * panel, K, p, acts.data(), m, out.data(), ld, {scratch.data(), way.unpack_rows, way.ahead_steps});
+        const Way own = {scratch.data(), way.unpack_rows, way.ahead_steps};
+        format->linear(w.data() + skip * panel, K, p, acts.data(), m, out.data(), ld, own);
         bool good = true;
         for (i64 r = 0; r < m; r++) {
           good = good && same(&out[static_cast<size_t>(r * ld)], &oracle[static_cast<size_t>(r * N + skip * 32)], p * 32);
@@ -258,7 +259,8 @@ void test_kernel(const Variant& variant, const Shape& s) {
   step.header = header;
   std::barrier<> team(s.threads);
   Tuning tuning;
-  if (s.rows % 2) tuning = {5, s.share_rows / 2, {{entry<const Format*>(variant, std::string("format.") + c.id), 9}}};
+  const auto* tuned = entry<const Format*>(variant, std::string("format.") + c.id);
+  if (s.rows % 2) tuning = {5, s.share_rows / 2, {{tuned, 9}}};
   std::vector<std::thread> threads;
   const auto kernel = entry<Kernel>(variant, "linear");
   for (int t = 0; t < s.threads; t++) {
