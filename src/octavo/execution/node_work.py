@@ -79,7 +79,7 @@ def _units(node: LoweredNode) -> tuple[int, int]:
     if node.name == "linear":
         units = sum(group.sizes[1] for group in read_linear(node.args).groups)
         return units, -(-units // 16)  # units are divided by rows too, 16 to a part (native/kernels/linear.cc)
-    return (0, 1) if node.name in ("embedding", "sample") else (MANY, 0)
+    return (0, 1) if node.name in ("embedding", "rows", "sample") else (MANY, 0)
 
 
 def _at(total: Sum, values: dict[str, int]) -> int:

@@ -61,7 +61,7 @@ class Probes:
 
     def rows(self, node: LoweredNode, width: int, rows: int) -> list[Floats]:
         """After each op of a phase of rows that changes the tile: [rows, width]. Its own outputs are written too."""
-        opened, views = self._opened(_ops(iter(node.args[ROWS_OPS:])), rows, width)
+        opened, views = self._opened(read_ops(iter(node.args[ROWS_OPS:])), rows, width)
         self._run("rows", [*node.args[:ROWS_OPS], *opened], rows)
         return [view.copy() for view in views]
 
