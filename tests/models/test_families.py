@@ -40,12 +40,12 @@ def one_thread() -> Iterator[None]:
 
 
 def loaded(path: Path, positions: int) -> tuple[ReferenceModel, dict[str, torch.Tensor]]:
-    """A checkpoint as a reference model of 20 slots with a float32 cache, and its weights."""
+    """A checkpoint as a reference model of 21 slots with a float32 cache, and its weights."""
     checkpoint = open_checkpoint(path)
     model = build(checkpoint, positions=positions)
     programs = trace(model.functions)
     weights = load_weights(checkpoint, bind(checkpoint, model, weights_of(programs)))
-    return ReferenceModel(programs, weights, positions=positions, slots=20), weights
+    return ReferenceModel(programs, weights, positions=positions, slots=21), weights
 
 
 def prompts_of(case: families.Case) -> list[list[int]]:
