@@ -197,7 +197,8 @@ struct Variant {
 // Arguments of the nodes. [dim]: index into run.dims. ptr: address. f: float bits.
 //
 // "embedding"  0 rows[dim] 1 K 2 weight ptr 3 Format ptr 4 out ptr f32 [rows][K] 5 scale f
-//              row r: id = slots.ids[row_slot[r]][row_pos[r]]; column id of the weight.
+//              6 which column of the weight row r is: 0 slots.ids[row_slot[r]][row_pos[r]], 1 row_pos[r],
+//              2 row_pos[r] >= slots.second[row_slot[r]]
 // "linear"     0 rows[dim] 1 K 2 src ptr f32 (input of the prologue, rows apart by arg 3 floats; 0 when acts are ready)
 //              3 src_ld 4 acts ptr (shared activations: where the prologue puts them or where they are) 5 acts kind
 //              (1 quantized, 0 float) 6 share_rows (prologue is done once by rows, with an inner barrier, when
@@ -227,7 +228,7 @@ struct Variant {
 //        "tile.kv_write"  0 group 1 layer 2 which (0: K, 1: V); tile columns are whole heads
 //        "tile.store"     0 ptr f32 1 ld        "tile.add"  0 residual ptr f32 1 ld 2 out ptr f32 3 ld (may be the same)
 //        "tile.silu_mul"  tile [gate | up] -> gate * sigmoid(gate) * up, cols halves
-//        "tile.gelu_mul"  the same with gelu, in its form with tanh; "tile.gelu" of a tile alone
+//        "tile.gelu_mul"  the same with gelu, in its form with tanh; "tile.gelu" of a tile alone, "tile.gelu_erf" exact
 //        "tile.scale"     0 factor f           "tile.softcap" 0 cap f: cap * tanh(x / cap)
 //        "tile.head_norm" 0 weight ptr f32 [size] 1 eps f 2 size: rms_norm of every `size` columns; "tile.rms_norm" is the same
 //                         and "tile.layer_norm" 0 weight ptr 1 bias ptr 2 eps f 3 size: in "rows", where size is the row

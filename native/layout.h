@@ -5,7 +5,7 @@
 namespace octavo {
 constexpr int64_t kMagic = 87150594971215;
 constexpr int64_t kAbi = 2;
-constexpr int64_t kLayoutHash = 48403641388684601;
+constexpr int64_t kLayoutHash = 37163500110232214;
 constexpr int kMaxTopLogprobs = 20;
 constexpr int kMaxStopIds = 64;
 constexpr int kMaxLogitBias = 1024;
@@ -96,6 +96,7 @@ struct Slots {
   int32_t* ids;  // [N][L] prompt ids, then emitted ids, then the drafted ids of the step
   int32_t* page;  // [N][G][P] page of each 16 positions, per group; -1: none
   int32_t* prompt_len;  // [N] ids that the user sent
+  int32_t* second;  // [N] position at which the second text of a pair begins
   int32_t* known;  // [N] ids that exist: prompt and emitted
   int32_t* length_limit;  // [N] the sequence ends when known reaches this
   int32_t* min_known;  // [N] stop ids are forbidden until known reaches this (min_tokens)
@@ -133,48 +134,49 @@ struct Slots {
   int32_t* dry_allowed_length;  // [N] repetitions that are shorter cost nothing
   int32_t* dry_penalty_last_n;  // [N] look at this many of the last ids of the output; -1: all
   uint32_t* breaker;  // [N][V32] ids that end a repetition, in bits like mask's; read if dry_multiplier is
-  static constexpr int kFields = 40;
+  static constexpr int kFields = 41;
   void bind(uint8_t* base, const int64_t* offsets) {
     ids = reinterpret_cast<int32_t*>(base + offsets[0]);
     page = reinterpret_cast<int32_t*>(base + offsets[1]);
     prompt_len = reinterpret_cast<int32_t*>(base + offsets[2]);
-    known = reinterpret_cast<int32_t*>(base + offsets[3]);
-    length_limit = reinterpret_cast<int32_t*>(base + offsets[4]);
-    min_known = reinterpret_cast<int32_t*>(base + offsets[5]);
-    seed = reinterpret_cast<uint64_t*>(base + offsets[6]);
-    choice = reinterpret_cast<int32_t*>(base + offsets[7]);
-    stop_id = reinterpret_cast<int32_t*>(base + offsets[8]);
-    stop_ids = reinterpret_cast<int32_t*>(base + offsets[9]);
-    temperature = reinterpret_cast<float*>(base + offsets[10]);
-    top_k = reinterpret_cast<int32_t*>(base + offsets[11]);
-    top_p = reinterpret_cast<float*>(base + offsets[12]);
-    min_p = reinterpret_cast<float*>(base + offsets[13]);
-    repetition_penalty = reinterpret_cast<float*>(base + offsets[14]);
-    presence_penalty = reinterpret_cast<float*>(base + offsets[15]);
-    frequency_penalty = reinterpret_cast<float*>(base + offsets[16]);
-    logprobs = reinterpret_cast<int32_t*>(base + offsets[17]);
-    bias_id = reinterpret_cast<int32_t*>(base + offsets[18]);
-    bias_value = reinterpret_cast<float*>(base + offsets[19]);
-    biases = reinterpret_cast<int32_t*>(base + offsets[20]);
-    bad_word = reinterpret_cast<int32_t*>(base + offsets[21]);
-    mask = reinterpret_cast<uint32_t*>(base + offsets[22]);
-    masked = reinterpret_cast<int32_t*>(base + offsets[23]);
-    repeat_last_n = reinterpret_cast<int32_t*>(base + offsets[24]);
-    chain = reinterpret_cast<int32_t*>(base + offsets[25]);
-    typical_p = reinterpret_cast<float*>(base + offsets[26]);
-    top_n_sigma = reinterpret_cast<float*>(base + offsets[27]);
-    xtc_probability = reinterpret_cast<float*>(base + offsets[28]);
-    xtc_threshold = reinterpret_cast<float*>(base + offsets[29]);
-    dynatemp_range = reinterpret_cast<float*>(base + offsets[30]);
-    dynatemp_exponent = reinterpret_cast<float*>(base + offsets[31]);
-    mirostat_tau = reinterpret_cast<float*>(base + offsets[32]);
-    mirostat_eta = reinterpret_cast<float*>(base + offsets[33]);
-    mu = reinterpret_cast<float*>(base + offsets[34]);
-    dry_multiplier = reinterpret_cast<float*>(base + offsets[35]);
-    dry_base = reinterpret_cast<float*>(base + offsets[36]);
-    dry_allowed_length = reinterpret_cast<int32_t*>(base + offsets[37]);
-    dry_penalty_last_n = reinterpret_cast<int32_t*>(base + offsets[38]);
-    breaker = reinterpret_cast<uint32_t*>(base + offsets[39]);
+    second = reinterpret_cast<int32_t*>(base + offsets[3]);
+    known = reinterpret_cast<int32_t*>(base + offsets[4]);
+    length_limit = reinterpret_cast<int32_t*>(base + offsets[5]);
+    min_known = reinterpret_cast<int32_t*>(base + offsets[6]);
+    seed = reinterpret_cast<uint64_t*>(base + offsets[7]);
+    choice = reinterpret_cast<int32_t*>(base + offsets[8]);
+    stop_id = reinterpret_cast<int32_t*>(base + offsets[9]);
+    stop_ids = reinterpret_cast<int32_t*>(base + offsets[10]);
+    temperature = reinterpret_cast<float*>(base + offsets[11]);
+    top_k = reinterpret_cast<int32_t*>(base + offsets[12]);
+    top_p = reinterpret_cast<float*>(base + offsets[13]);
+    min_p = reinterpret_cast<float*>(base + offsets[14]);
+    repetition_penalty = reinterpret_cast<float*>(base + offsets[15]);
+    presence_penalty = reinterpret_cast<float*>(base + offsets[16]);
+    frequency_penalty = reinterpret_cast<float*>(base + offsets[17]);
+    logprobs = reinterpret_cast<int32_t*>(base + offsets[18]);
+    bias_id = reinterpret_cast<int32_t*>(base + offsets[19]);
+    bias_value = reinterpret_cast<float*>(base + offsets[20]);
+    biases = reinterpret_cast<int32_t*>(base + offsets[21]);
+    bad_word = reinterpret_cast<int32_t*>(base + offsets[22]);
+    mask = reinterpret_cast<uint32_t*>(base + offsets[23]);
+    masked = reinterpret_cast<int32_t*>(base + offsets[24]);
+    repeat_last_n = reinterpret_cast<int32_t*>(base + offsets[25]);
+    chain = reinterpret_cast<int32_t*>(base + offsets[26]);
+    typical_p = reinterpret_cast<float*>(base + offsets[27]);
+    top_n_sigma = reinterpret_cast<float*>(base + offsets[28]);
+    xtc_probability = reinterpret_cast<float*>(base + offsets[29]);
+    xtc_threshold = reinterpret_cast<float*>(base + offsets[30]);
+    dynatemp_range = reinterpret_cast<float*>(base + offsets[31]);
+    dynatemp_exponent = reinterpret_cast<float*>(base + offsets[32]);
+    mirostat_tau = reinterpret_cast<float*>(base + offsets[33]);
+    mirostat_eta = reinterpret_cast<float*>(base + offsets[34]);
+    mu = reinterpret_cast<float*>(base + offsets[35]);
+    dry_multiplier = reinterpret_cast<float*>(base + offsets[36]);
+    dry_base = reinterpret_cast<float*>(base + offsets[37]);
+    dry_allowed_length = reinterpret_cast<int32_t*>(base + offsets[38]);
+    dry_penalty_last_n = reinterpret_cast<int32_t*>(base + offsets[39]);
+    breaker = reinterpret_cast<uint32_t*>(base + offsets[40]);
   }
 };
 }  // namespace octavo

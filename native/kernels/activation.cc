@@ -19,6 +19,28 @@ struct GeluTanh {
   }
 };
 
+// x Phi(x), with Phi of the normal distribution by its tail beyond z = |x| / sqrt(2): erfc(z) / 2 = t Q(t) exp(-z^2), where
+// t = 1 / (1 + 0.4 z). Q was fitted to erfc(z) exp(z^2) / (2 t) for z in [0, 10.5] by least squares of the relative error
+// at Chebyshev points of t; it is off by 7.2e-8 of itself at most. 0.4 of 0.2, 0.22 ... 0.98 keeps the coefficients small,
+// and so the rounding; degree 7 is off by 2e-7 or more.
+struct GeluErf {
+  static inline F of(F x) {
+    const F one = set1(1.0f), z = mul(abs(x), set1(0.70710678118654752f));
+    const F t = div(one, fma(z, set1(0.4f), one));
+    F q = set1(0.0214257951f);
+    q = fma(q, t, set1(-0.0740038541f));
+    q = fma(q, t, set1(0.0498370936f));
+    q = fma(q, t, set1(0.0351407902f));
+    q = fma(q, t, set1(0.045882595f));
+    q = fma(q, t, set1(0.0941884612f));
+    q = fma(q, t, set1(0.101571397f));
+    q = fma(q, t, set1(0.113135739f));
+    q = fma(q, t, set1(0.112822018f));
+    const F tail = mul(mul(q, t), exp(neg(mul(z, z))));
+    return mul(x, select(lt(x, zero()), tail, sub(one, tail)));
+  }
+};
+
 template <class Activation>
 static void gated(const i64*, const Run&, Tile& tile) {
   const i64 half = tile.cols / 2;
@@ -45,6 +67,10 @@ static void gelu(const i64*, const Run&, Tile& tile) {
   each_element(tile, [](F x) { return GeluTanh::of(x); });
 }
 
+static void gelu_erf(const i64*, const Run&, Tile& tile) {
+  each_element(tile, [](F x) { return GeluErf::of(x); });
+}
+
 // 0 factor f
 static void scale(const i64* args, const Run&, Tile& tile) {
   const F factor = set1(float_arg(args[0]));
@@ -66,5 +92,6 @@ static void softcap(const i64* args, const Run&, Tile& tile) {
 }  // namespace
 
 OCTAVO_ENTRIES(activation, {"tile.silu_mul", OCTAVO_FN(gated<Silu>)}, {"tile.gelu_mul", OCTAVO_FN(gated<GeluTanh>)},
-               {"tile.gelu", OCTAVO_FN(gelu)}, {"tile.scale", OCTAVO_FN(scale)}, {"tile.softcap", OCTAVO_FN(softcap)})
+               {"tile.gelu", OCTAVO_FN(gelu)}, {"tile.gelu_erf", OCTAVO_FN(gelu_erf)},
+               {"tile.scale", OCTAVO_FN(scale)}, {"tile.softcap", OCTAVO_FN(softcap)})
 OCTAVO_END

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from octavo.checkpoints.pooling import Pooling
 from octavo.engine.client import EngineClient
 from octavo.engine.messages import ChoiceOutput
 from octavo.errors import ContextLengthExceeded, InvalidRequest, OctavoError
@@ -33,6 +34,7 @@ from octavo.text.events import Event, Finished, LogprobEntry, PromptFacts, TextD
 from octavo.text.output import Output
 from octavo.tokenizer.detokenizer import Detokenizer
 from octavo.tokenizer.tokenizer import LONG_TEXT, Tokenizer
+from octavo.vectors import Vectors
 
 INLINE_CHARACTERS = LONG_TEXT  # a longer text is tokenized in a thread: 2 MB/s would hold the event loop for 4 ms
 INLINE_MESSAGES = 16  # rendering takes about 10 us a message
@@ -134,14 +136,26 @@ class AsyncLLM:
         tokenizer: Tokenizer,
         renderer: Renderer | None,
         defaults: Mapping[str, Any] | None = None,
+        pooling: Pooling | None = None,
     ) -> None:
-        """defaults: sampling defaults of the model and the operator, for requests that leave them out."""
+        """defaults: sampling defaults of the model and the operator, for requests that leave them out. pooling: of a
+        model that gives vectors in place of text."""
         self.client = client
         self.tokenizer = tokenizer
         self.renderer = renderer
         self.defaults = dict(defaults or {})
         self.info = client.info
         self.breakers = Breakers(tokenizer, self.info.vocab_size)
+        self._vectors = None if pooling is None else Vectors(client, tokenizer, pooling)
+
+    @property
+    def vectors(self) -> Vectors:
+        """Embeddings and scores. Raises InvalidRequest for a model that generates text."""
+        if self._vectors is None:
+            raise InvalidRequest(
+                "this model generates text; for embeddings start it with --task embed (and --pooling mean or last)."
+            )
+        return self._vectors
 
     def default_sampling_params(self, **changes: Any) -> SamplingParams:
         """The server's defaults with `changes` over them; None counts as left out."""
@@ -190,6 +204,8 @@ class AsyncLLM:
             facts = PromptFacts(ids, prompt)
         else:
             facts = PromptFacts(self._checked_ids(prompt))
+        if self._vectors is not None:
+            raise InvalidRequest("this model gives vectors, not text: use /v1/embeddings, /rerank or /score.")
         params = self._checked_params(len(facts.token_ids), params)
         seed = secrets.randbits(seed_bits) if params.seed is None else params.seed % 2**64
         words = tuple(ids for word in params.bad_words for ids in self._bad_word(word))

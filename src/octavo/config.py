@@ -68,6 +68,15 @@ class EngineConfig:
         "auto", choice("auto", "float16", "bfloat16", "float32", half="float16", float="float32"),
         "type of unquantized weights; auto keeps the file's", MODEL, rare=True,
     )
+    task: str = option(
+        "auto", choice("auto", "generate", "embed", "score", embedding="embed", rank="score", classify="score"),
+        "what the model gives: text, vectors, or scores of its classification head; auto: what its files say", MODEL,
+    )
+    pooling: str = option(
+        "auto", choice("auto", "mean", "cls", "last", "rank"),
+        "how rows become a vector; auto: what the model's files say; rank: the classification head", MODEL,
+        aliases=("--pooling-type",), rare=True,
+    )
     max_model_len: int | None = option(
         None, count(16, auto=True, unit="tokens"), "context length; auto: the model's, reduced to what fits", MEMORY,
         aliases=("--ctx-size", "-c", "--context-length"),

@@ -12,6 +12,9 @@ import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from octavo.async_llm import AsyncLLM, gather
 from octavo.beam_search import BeamSearchParams, beam_search
 from octavo.engine.messages import EngineStats
@@ -110,6 +113,23 @@ class LLM:
             rest = zip(output.prompt_token_ids[1:], (output.prompt_logprobs or [None])[1:], strict=True)
             scores.append([entry[id_].logprob for id_, entry in rest if entry is not None])
         return scores
+
+    def embed(self, texts: Prompt | Sequence[Prompt], dimensions: int | None = None) -> list[NDArray[np.float32]]:
+        """The vector of each text (or list of ids), of an embedding model. dimensions: the first so many numbers of
+        each, made to length 1 again."""
+        prompts = [_unwrap(each) for each in _listed(texts)]
+        made = self._wait(self.llm.vectors.embed(prompts, dimensions=dimensions))
+        return [each.vector for each in made]
+
+    def score(self, query: str, documents: str | Sequence[str]) -> list[float]:
+        """How near each document is to the query: by a reranker, or by the cosine of embeddings."""
+        listed = [documents] if isinstance(documents, str) else documents
+        return [each.value for each in self._wait(self.llm.vectors.score(query, listed))]
+
+    def rank(self, query: str, documents: Sequence[str], top_n: int | None = None) -> list[tuple[int, float]]:
+        """(index of the document, score), the nearest first."""
+        scores = self.score(query, documents)
+        return sorted(enumerate(scores), key=lambda each: (-each[1], each[0]))[:top_n]
 
     def get_tokenizer(self) -> Any:
         """The tokenizer: encode, decode and the special ids."""

@@ -66,6 +66,7 @@ class Request:
     tenant: str = ""
     priority: int = 0  # lower runs first, as in vLLM
     resume: tuple[Resume, ...] = ()
+    second: int | None = None  # position at which the second text of a pair begins; for encoders
     grammar_id: str | None = None  # later: structured output
 
 

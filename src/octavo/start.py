@@ -110,6 +110,7 @@ def _texts(files: ModelFiles, settings: Settings) -> Callable[[EngineClient], As
     """All that the front needs beside an engine: the function that puts it before one."""
     from octavo.async_llm import AsyncLLM
     from octavo.checkpoints.checkpoint import open_checkpoint
+    from octavo.checkpoints.pooling import pooling_of
     from octavo.text.prompt import PromptTemplate
     from octavo.tokenizer.tokenizer import Tokenizer
 
@@ -120,7 +121,8 @@ def _texts(files: ModelFiles, settings: Settings) -> Callable[[EngineClient], As
     tokenizer.visible_bytes()  # now, not before the first token: 50 ms for 150,000 tokens
     renderer = PromptTemplate.of_tokenizer(tokenizer, _template_text(text.chat_template), text.default_chat_template)
     defaults = sampling_defaults(checkpoint, text)
-    return lambda client: AsyncLLM(client, tokenizer, renderer, defaults)
+    pooling = pooling_of(checkpoint, settings.engine.task, settings.engine.pooling)
+    return lambda client: AsyncLLM(client, tokenizer, renderer, defaults, pooling)
 
 
 def _template_text(given: str | None) -> str | None:

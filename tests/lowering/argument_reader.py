@@ -78,6 +78,7 @@ INLINED: dict[str, list[Any]] = {
     "tile.silu_mul": [],
     "tile.gelu_mul": [],
     "tile.gelu": [],
+    "tile.gelu_erf": [],
     "tile.scale": [float],
     "tile.softcap": [float],
     "tile.head_norm": [TableArg, float, Imm],

@@ -24,6 +24,9 @@ FAMILIES = {
     "granite": "octavo.models.granite:from_config",
     "olmo2": "octavo.models.olmo2:from_config",
     "starcoder2": "octavo.models.starcoder2:from_config",
+    "bert": "octavo.models.bert:from_config",
+    "roberta": "octavo.models.bert:roberta",
+    "xlm-roberta": "octavo.models.bert:roberta",
 }
 
 

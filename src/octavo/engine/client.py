@@ -237,7 +237,7 @@ class EngineClient:
             raise Unavailable("The server is shutting down.", retry_after=10.0)
         if self._link is None:
             raise Unavailable("The engine is being restarted.", retry_after=2.0)
-        if len(request.prompt_ids) >= self.info.max_model_len:
+        if len(request.prompt_ids) > self.info.longest_prompt:
             raise ContextLengthExceeded(self.info.max_model_len, len(request.prompt_ids), param="prompt")
         if request.request_id in self._names:
             raise InvalidRequest(f"Request id {request.request_id!r} is in use.", param="request_id")

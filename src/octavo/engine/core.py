@@ -88,7 +88,7 @@ class EngineCore:
         return EngineInfo(
             self.setup.model_name, roster.max_model_len, facts.vocab_size, self.setup.scheduler.eos_ids,
             facts.fingerprint, roster.cache.pool.total * roster.cache.block_tokens // len(facts.groups),
-            self.setup.summary,
+            self.setup.summary, facts.vector,
         )  # fmt: skip
 
     @property
@@ -220,6 +220,10 @@ class EngineCore:
             sequence.next_logprob += len(given.prompt_logprobs)
         if not run.sample:
             return None
+        if given.vector is not None:
+            output = self._end(sequence, FinishReason.STOP)
+            output.vector = given.vector
+            return output
         sequence.ids += ids
         self._generated += kept
         if sequence.silent:

@@ -17,7 +17,7 @@ from octavo.request import FinishReason, Request
 from octavo.stats import StepStats
 
 T = TypeVar("T")
-VERSION = 2
+VERSION = 3
 MAX_FRAME = 32 << 20  # bytes: 2^20 allowed ids and a prompt of 10^6 ids take about 10 MiB
 
 
@@ -30,7 +30,8 @@ class PromptOutput(msgspec.Struct, frozen=True):
 
 class ChoiceOutput(msgspec.Struct, array_like=True):
     """New ids of one choice. index: position of the first of them in the choice's emitted ids. stop_id: the id that
-    ended it. error: why finish is ERROR. mu: Mirostat's state after the ids, which a resumed request brings back."""
+    ended it. error: why finish is ERROR. mu: Mirostat's state after the ids, which a resumed request brings back.
+    vector: float32, little-endian, in place of ids."""
 
     request: str
     choice: int
@@ -42,10 +43,12 @@ class ChoiceOutput(msgspec.Struct, array_like=True):
     error: str | None = None
     prompt: PromptOutput | None = None
     mu: float | None = None
+    vector: bytes | None = None
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
-    """What the front must know of an engine that is ready. max_model_len: what prompt and answer may have together."""
+    """What the front must know of an engine that is ready. max_model_len: what prompt and answer may have together.
+    vector: numbers that a request gives in place of ids; 0: it gives ids."""
 
     model_name: str
     max_model_len: int
@@ -54,6 +57,12 @@ class EngineInfo(msgspec.Struct, frozen=True):
     fingerprint: str
     kv_tokens: int
     summary: tuple[str, ...] = ()
+    vector: int = 0
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens: an answer has one at least."""
+        return self.max_model_len if self.vector else self.max_model_len - 1
 
 
 class EngineStats(msgspec.Struct, frozen=True):

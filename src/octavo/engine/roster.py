@@ -54,6 +54,8 @@ class Roster:
         self.clock = clock
         self.cache = CacheGroups(facts, config.block_size, config.secret, config.prefix_caching)
         self.max_model_len = self.cache.capacity_tokens(facts.max_model_len)
+        self.longest_prompt = self.max_model_len if facts.vector else self.max_model_len - 1
+        self.whole = facts.whole
         self.max_rows = min(facts.max_rows, config.max_batched_tokens)
         if self.max_model_len < 2 or self.max_rows < 2:
             raise ConfigError(
@@ -77,9 +79,9 @@ class Roster:
         if request.request_id in self.requests:
             raise InvalidRequest(f"Request id {request.request_id!r} is in use.", param="request_id")
         longest = max((len(r.emitted_ids) for r in request.resume), default=0)
-        if not request.prompt_ids or len(request.prompt_ids) + longest >= self.max_model_len:
+        if not request.prompt_ids or len(request.prompt_ids) + longest > self.longest_prompt:
             raise InvalidRequest(
-                f"The prompt has {len(request.prompt_ids)} tokens; from 1 to {self.max_model_len - 1} fit.",
+                f"The prompt has {len(request.prompt_ids)} tokens; from 1 to {self.longest_prompt} fit.",
                 param="prompt",
             )
         self.queue.check_room(len(self.free_slots))

@@ -172,9 +172,14 @@ class Scheduler:
         return best is not None and best < sequence.order[0] and bool(self.roster.free_slots)
 
     def _chunk(self, start: int, remaining: int, budget: _Budget, outranked: bool = False) -> int:
-        """Prefill rows for a sequence: what fits the time, at least what the step owes, at most the rows."""
+        """Prefill rows for a sequence: what fits the time, at least what the step owes, at most the rows.
+
+        Of sequences that must be whole as many as fit the time, and one at least.
+        """
         owed = max(0, MIN_PREFILL - budget.given)
         fit = self.cost.rows_within(budget.seconds, start)
+        if self.roster.whole:
+            return remaining if remaining <= budget.rows and (remaining <= fit or budget.given == 0) else 0
         if budget.others > 0 and remaining > 2 * fit:
             fit //= 2  # a long prompt leaves half of the time to those behind it
         if outranked:
@@ -315,7 +320,7 @@ class Scheduler:
             SlotOpen(
                 sequence.slot, tuple(sequence.ids), sequence.prompt_len, live.request.params, live.request.seed,
                 sequence.choice, sequence.length_limit, live.slot_stop_ids,
-                live.request.bad_word_ids, live.request.breaker_bits, sequence.mu,
+                live.request.bad_word_ids, live.request.breaker_bits, sequence.mu, live.request.second,
             )
         )  # fmt: skip
         decode = sequence.remaining == 1

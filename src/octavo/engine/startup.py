@@ -21,9 +21,11 @@ from octavo.engine.core import EngineSetup
 from octavo.engine.cost_model import CostModel, TimedStep
 from octavo.engine.roster import SchedulerConfig
 from octavo.execution.autotune import Tuner
+from octavo.execution.layout import MAX_RUN_AHEAD
 from octavo.execution.native import Layouts, NativeExecutor
 from octavo.execution.packed_file import PackedFile, wanted
 from octavo.execution.plan import MemoryPlan, make_plan
+from octavo.execution.pooling_runner import PoolingRunner
 from octavo.execution.runner import Runner
 from octavo.execution.step import PAGE_TOKENS, PagesAppended, RowRun, SlotOpen, Step
 from octavo.execution.tuned_file import TunedFile
@@ -73,7 +75,8 @@ def load_model(path: Path, config: EngineConfig, report: Report | None = None) -
     tuning = tune(executor, config, machine)
     executor.facts = executor.facts.named(fingerprint(digest, executor.isa, plan))
     seconds = time.perf_counter() - begin
-    return LoadedModel(checkpoint, plan, executor, Runner(executor), machine, threads, seconds, packed, mapped, tuning)
+    runner = Runner(executor) if plan.pooling is None else PoolingRunner(executor, plan.pooling.kind)
+    return LoadedModel(checkpoint, plan, executor, runner, machine, threads, seconds, packed, mapped, tuning)
 
 
 def tune(executor: NativeExecutor, config: EngineConfig, machine: Machine) -> str:
@@ -125,18 +128,20 @@ def set_up(path: Path, name: str, config: EngineConfig, report: Report | None = 
     """A model in memory, its cost model fitted: what an EngineCore is made of."""
     speculation = choose(config)
     loaded = load_model(path, config, report)
+    facts = loaded.runner.facts
     scheduler = SchedulerConfig(
         block_size=config.block_size,
         step_seconds=config.step_time / 1000.0,
-        max_batched_tokens=config.max_num_batched_tokens,
+        max_batched_tokens=facts.max_rows if facts.whole else config.max_num_batched_tokens,
         max_queued=config.max_num_queued_reqs,
-        prefix_caching=config.enable_prefix_caching,
+        prefix_caching=config.enable_prefix_caching and facts.keeps_prefixes,
         secret=installation_secret(config.state_path),
         eos_ids=loaded.checkpoint.eos_token_ids,
-        proposer=speculation.new,
+        run_ahead=1 if facts.vector else MAX_RUN_AHEAD,
+        proposer=None if facts.vector else speculation.new,
         draft_tokens=speculation.tokens,
     )
-    cost = fit_cost(loaded.runner, few_rows=speculation.new is not None)
+    cost = fit_cost(loaded.runner, few_rows=scheduler.proposer is not None)
     if loaded.packed is not None and not loaded.mapped:  # after what is timed
         loaded.packed.keep_later(loaded.executor.region("weights"), loaded.executor)
     return EngineSetup(

@@ -94,6 +94,7 @@ SLOT_FIELDS = (
     Field("ids", "i4", ("N", "L"), "prompt ids, then emitted ids, then the drafted ids of the step"),
     Field("page", "i4", ("N", "G", "P"), "page of each 16 positions, per group; -1: none"),
     Field("prompt_len", "i4", ("N",), "ids that the user sent"),
+    Field("second", "i4", ("N",), "position at which the second text of a pair begins"),
     Field("known", "i4", ("N",), "ids that exist: prompt and emitted"),
     Field("length_limit", "i4", ("N",), "the sequence ends when known reaches this"),
     Field("min_known", "i4", ("N",), "stop ids are forbidden until known reaches this (min_tokens)"),

@@ -127,12 +127,18 @@ class NativeExecutor:
         self.step = layouts.step.views(self._memory("step", sizes.step))
         self.slots = layouts.slots.views(self._memory("slots", sizes.slots))
         self._bind(layouts)
-        groups = tuple(PagedGroup(each.group.name, each.group.index, each.group.window) for each in lowered.groups)
+        groups = tuple(
+            PagedGroup(each.group.name, each.group.index, each.group.window, each.group.kind == "whole")
+            for each in lowered.groups
+        )
         self.facts = ExecutionFacts(
             groups, bounds.pages, bounds.max_rows, bounds.max_seqs, bounds.max_model_len, vocab, fingerprint
         )
         self.programs = {name: self._load(program) for name, program in lowered.programs.items()}
-        self._tape = tape.decode_tape(self.programs["body"], self.programs["head"], self.programs["sample"])
+        if "sample" in self.programs:
+            self._tape = tape.decode_tape(self.programs["body"], self.programs["head"], self.programs["sample"])
+        else:
+            self._tape = tape.vector_tape(self.programs["body"], self.programs.get("head"))
 
     def load(
         self,
@@ -197,6 +203,14 @@ class NativeExecutor:
         """The bytes of an arena buffer: verify, profile and tests look here."""
         offset = self.layouts.lowered.arena.offsets[buffer]
         return self._memory("arena", self.layouts.regions.arena)[offset : offset + nbytes]
+
+    def output(self, program: str, name: str) -> npt.NDArray[np.float32]:
+        """A declared output of a Program: rows up to the bound, of its width; valid until the next step."""
+        lowered = self.layouts.lowered
+        value = lowered.programs[program].program.outputs[name]
+        buffer = lowered.arena.buffers[f"{program}.{value.name}"]
+        room = self.arena_view(buffer.name, lowered.arena.sizes[buffer.name]).view(np.float32)
+        return room[: room.size // buffer.ld * buffer.ld].reshape(-1, buffer.ld)[:, : value.width]
 
     def region(self, kind: str) -> npt.NDArray[np.uint8]:
         """All bytes of a region, for verify and tests."""

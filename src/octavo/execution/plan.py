@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from octavo.checkpoints.checkpoint import Checkpoint
+from octavo.checkpoints.pooling import Pooling, pooling_of
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, DoesNotFit
 from octavo.execution.native import Bounds, Layouts, Regions, lay_out
@@ -17,7 +18,7 @@ from octavo.execution.step import PAGE_TOKENS
 from octavo.lowering.lower import LoweringFacts, lower
 from octavo.lowering.lowered import Lowered
 from octavo.models import binding, registry
-from octavo.program.trace import trace, weights_of
+from octavo.program.trace import states_of, trace, weights_of
 from octavo.quantization.kv import kv_dtype
 
 SHARE = 0.85  # of the free memory that everything together may take
@@ -33,7 +34,7 @@ MIN_CONTEXT = 512  # tokens: what an automatic context is not reduced below
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What will be allocated. `regions` are exact; runtime and tokenizer are bounds."""
+    """What will be allocated. `regions` are exact; runtime and tokenizer are bounds. pooling: None for text."""
 
     layouts: Layouts
     free: int  # bytes when the plan was made
@@ -43,6 +44,7 @@ class MemoryPlan:
     page_bytes: int
     sources: dict[str, binding.WeightSource]
     vocab: int
+    pooling: Pooling | None = None
 
     @property
     def regions(self) -> Regions:
@@ -65,7 +67,10 @@ class MemoryPlan:
 
 def make_plan(checkpoint: Checkpoint, config: EngineConfig, *, free: int, threads: int) -> MemoryPlan:
     """Plan a model under `config` with `free` bytes of memory. Raises DoesNotFit, UnsupportedModel, CheckpointError."""
-    model_context = registry.build(checkpoint, positions=PAGE_TOKENS).max_positions
+    pooling = pooling_of(checkpoint, config.task, config.pooling)
+    model_context = registry.build(checkpoint, positions=PAGE_TOKENS, pooling=pooling).max_positions
+    if pooling is not None and pooling.longest is not None:
+        model_context = min(model_context, pooling.longest)
     if config.max_model_len is not None and config.max_model_len > model_context:
         raise ConfigError(
             f"--max-model-len {config.max_model_len:,}: the model was made for {model_context:,} tokens at most.",
@@ -78,7 +83,7 @@ def make_plan(checkpoint: Checkpoint, config: EngineConfig, *, free: int, thread
 
     def plan(context: int, pages: int) -> MemoryPlan:
         if context not in lowered:
-            lowered[context] = _lower(checkpoint, config, context, threads)
+            lowered[context] = _lower(checkpoint, config, context, threads, pooling)
         return _lay_out(lowered[context], config, pages, (free, allowed, model_context, threads))
 
     context = config.max_model_len or model_context
@@ -93,6 +98,9 @@ def make_plan(checkpoint: Checkpoint, config: EngineConfig, *, free: int, thread
 def _pages(config: EngineConfig, empty: MemoryPlan, context: int) -> int:
     """Pages of the pool, the null page included."""
     page, allowed = empty.page_bytes, empty.allowed
+    if any(each.group.kind == "whole" for each in empty.layouts.lowered.groups):  # pages of one step are enough
+        rows = empty.layouts.bounds.max_rows
+        return 1 + -(-rows // PAGE_TOKENS) + config.max_num_seqs * (config.block_size // PAGE_TOKENS)
     room = max(0, allowed - empty.total)
     if config.kv_cache_memory is not None:
         return 1 + config.kv_cache_memory // page
@@ -147,23 +155,27 @@ class _Lowered:
     context: int
     rows: int  # of a step at most
     vocab: int
+    pooling: Pooling | None
 
 
-def _lower(checkpoint: Checkpoint, config: EngineConfig, context: int, threads: int) -> _Lowered:
-    model = registry.build(checkpoint, positions=context)
+def _lower(
+    checkpoint: Checkpoint, config: EngineConfig, context: int, threads: int, pooling: Pooling | None
+) -> _Lowered:
+    model = registry.build(checkpoint, positions=context, pooling=pooling)
     programs = trace(model.functions)
+    whole = any(group.kind == "whole" for group in states_of(programs))
     sources = binding.bind(checkpoint, model, weights_of(programs))
     rows = min(config.max_num_batched_tokens, max(context, config.max_num_seqs))
-    rows = max(rows, config.max_num_seqs)
+    rows = max(rows, config.max_num_seqs, context if whole else 0)
     facts = LoweringFacts(
         formats={name: source.format for name, source in sources.items()},
         max_rows=rows,
         max_seqs=config.max_num_seqs,
         max_model_len=context,
-        kv_dtype=kv_dtype(config.kv_cache_dtype).name,
+        kv_dtype="float32" if whole else kv_dtype(config.kv_cache_dtype).name,  # nothing is kept: exact, and small
         threads=threads,
     )
-    return _Lowered(lower(programs, facts), sources, context, rows, model.vocab_size)
+    return _Lowered(lower(programs, facts), sources, context, rows, model.vocab_size, pooling)
 
 
 def _lay_out(model: _Lowered, config: EngineConfig, pages: int, given: tuple[int, int, int, int]) -> MemoryPlan:
@@ -172,5 +184,6 @@ def _lay_out(model: _Lowered, config: EngineConfig, pages: int, given: tuple[int
     bounds = Bounds(model.rows, config.max_num_seqs, model.context, pages, threads)
     layouts = lay_out(model.lowered, model.sources, bounds, model.vocab)
     return MemoryPlan(
-        layouts, free, allowed, model.context, model_context, layouts.page_bytes, model.sources, model.vocab
-    )
+        layouts, free, allowed, model.context, model_context, layouts.page_bytes, model.sources, model.vocab,
+        model.pooling,
+    )  # fmt: skip

@@ -25,7 +25,8 @@ from octavo.program.trace import states_of
 KERNELS = {
     "embedding": "embedding", "gather_rows": "embedding", "linear": "linear", "rope": "rope", "quantize": "quantize",
     "rms_norm": "norm", "head_norm": "norm", "layer_norm": "norm", "silu_mul": "activation", "gelu_mul": "activation",
-    "gelu": "activation", "softcap": "activation", "add": "activation", "bias": "activation", "scale": "activation",
+    "gelu": "activation", "gelu_erf": "activation", "softcap": "activation", "add": "activation", "bias": "activation",
+    "scale": "activation",
 }  # fmt: skip
 
 Observer = Callable[[Node, Any], None]
@@ -133,11 +134,12 @@ class ReferenceExecutor:
 
 @dataclass(frozen=True)
 class Rows:
-    """Token ids of one slot at positions start, start + 1, ..."""
+    """Token ids of one slot at positions start, start + 1, ... second: position of the second text of a pair."""
 
     slot: int
     start: int
     ids: Sequence[int]
+    second: int | None = None
 
 
 class ReferenceModel:
@@ -161,16 +163,19 @@ class ReferenceModel:
         self.executor = ReferenceExecutor(weights, caches)
 
     def inputs(self, runs: Sequence[Rows]) -> dict[str, Tensor]:
-        """The row inputs of `body` for these rows, causal within each group's window."""
+        """The row inputs of `body` for these rows, causal within each group's window; all of the run's for an encoder."""
         position = torch.tensor([run.start + i for run in runs for i in range(len(run.ids))], dtype=torch.int32)
         hi = position + 1
         lo = [(hi - group.window).clamp(min=0) if group.window else torch.zeros_like(hi) for group in self.groups]
+        ends = torch.tensor([run.start + len(run.ids) for run in runs for _ in run.ids], dtype=torch.int32)
+        seconds = [run.second is not None and at >= run.second for run in runs for at in _positions(run)]
         return {
             "ids": torch.tensor([token for run in runs for token in run.ids], dtype=torch.int32),
             "row_pos": position,
             "row_slot": torch.tensor([run.slot for run in runs for _ in run.ids], dtype=torch.int32),
             "row_lo": torch.stack(lo),
-            "row_hi": hi.expand(len(self.groups), -1),
+            "row_hi": torch.stack([ends if group.kind == "whole" else hi for group in self.groups]),
+            "parts": torch.tensor(seconds, dtype=torch.int32),
             "page": self.page,
         }
 
@@ -179,9 +184,19 @@ class ReferenceModel:
         h: Tensor = self.executor.run(self.programs["body"], self.inputs(runs), observe)["h"]
         return h
 
+    def scores(self, runs: Sequence[Rows], rows: Sequence[int]) -> Tensor:
+        """What a classification head gives for a row of each sequence [S, labels]."""
+        index = torch.tensor(rows, dtype=torch.int64)
+        scores: Tensor = self.executor.run(self.programs["head"], {"h": self.hidden(runs), "logit_row": index})["scores"]
+        return scores
+
     def logits(self, runs: Sequence[Rows], rows: Sequence[int] | None = None) -> Tensor:
         """Logits of the given rows of the step (default: all) [R, vocab]."""
         h = self.hidden(runs)
         index = torch.arange(len(h)) if rows is None else torch.tensor(rows, dtype=torch.int64)
         logits: Tensor = self.executor.run(self.programs["head"], {"h": h, "logit_row": index})["logits"]
         return logits
+
+
+def _positions(run: Rows) -> range:
+    return range(run.start, run.start + len(run.ids))

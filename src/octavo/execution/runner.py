@@ -51,6 +51,7 @@ class Runner:
         header = executor.step["header"]
         self._words = header.data.cast("B")
         self._windows = [(group.index, group.window) for group in executor.facts.groups]
+        self._whole = executor.facts.whole
         self._decodes = DecodeRows(executor.facts, executor.step)
         self._wants_logprobs: dict[int, int] = {}  # slot -> number of top logprobs asked for
         self._prompt_tops: dict[int, int] = {}  # the same for the prompt's
@@ -103,6 +104,7 @@ class Runner:
         slots["ids"][slot, :known] = opened.ids
         slots["page"][slot] = -1
         slots["prompt_len"][slot] = opened.prompt_len
+        slots["second"][slot] = opened.prompt_len if opened.second is None else opened.second
         slots["known"][slot] = known
         slots["length_limit"][slot] = opened.length_limit
         slots["min_known"][slot] = opened.prompt_len + params.min_tokens
@@ -165,6 +167,8 @@ class Runner:
         view["seq_row"][count] = at
         view["seq_slot"][:count] = [run.slot for run in runs]
         high = row_pos[:at] + 1
+        if self._whole:  # each row sees all of its run, which is the whole sequence
+            high = np.repeat([run.start + run.count for run in runs], [run.count for run in runs])
         for index, window in self._windows:
             view["row_hi"][index, :at] = high
             view["row_lo"][index, :at] = np.maximum(high - window, 0) if window else 0

@@ -36,6 +36,7 @@ class SlotOpen:
     bad_word_ids: tuple[tuple[int, ...], ...] = ()
     breaker_bits: bytes = b""  # ids that end a repetition for DRY: bit id % 8 of byte id / 8
     mu: float | None = None  # Mirostat's state after `ids`; None: at its beginning
+    second: int | None = None  # position at which the second text of a pair begins
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class RunResult(msgspec.Struct):
     nonfinite: bool = False  # the row had a NaN or infinite logit: the request must end with an error
     # The same in a run with drafts, which then gave nothing: they may be to blame, and its KV is bad.
     broken: bool = False
+    vector: bytes | None = None  # float32, little-endian: of a whole sequence, where the model gives no ids
 
 
 class Columns(msgspec.Struct, frozen=True):
@@ -143,6 +145,7 @@ class PagedGroup:
     name: str
     index: int
     window: int  # 0: all keys; w: the last w keys are visible
+    whole: bool = False  # rows see each other in both directions: a sequence is computed in one step, and not kept
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,13 @@ class ExecutionFacts:
     max_model_len: int
     vocab_size: int
     fingerprint: str
+    vector: int = 0  # numbers that a sequence gives in place of ids (an embedding, or scores); 0: it gives ids
+    keeps_prefixes: bool = True  # rows of a prefix need not be computed again
+
+    @property
+    def whole(self) -> bool:
+        """Sequences are computed in one step each."""
+        return any(group.whole for group in self.groups)
 
     def named(self, fingerprint: str) -> ExecutionFacts:
         """The same facts under the fingerprint of loaded weights."""

@@ -98,6 +98,13 @@ def decode_tape(body: int, head: int, sample: int) -> npt.NDArray[np.int64]:
     ).reshape(-1)
 
 
+def vector_tape(body: int, head: int | None) -> npt.NDArray[np.int64]:
+    """The tape of a step of a model that gives vectors: pages, body, and the head of a classifier over sequences."""
+    state, run = 0, 1
+    programs = [[run, program, 0] for program in (body, head) if program is not None]
+    return np.array([[state, 0, 0], *programs], np.int64).reshape(-1)
+
+
 def node_tape(program: int) -> npt.NDArray[np.int64]:
     """A tape that runs one Program once: tests of kernels and `verify`."""
     return np.array([1, program, 0], np.int64)

@@ -30,6 +30,7 @@ from octavo.program.symbols import Dim, Values
 
 SHARE_ROWS = 16  # up to this many rows every thread runs the prologue for itself; beyond, once by rows
 NO_POINTER = Imm(0)
+INDEX_SOURCES = ("slots.ids", "row_pos", "slots.second")  # what an embedding may be asked by (embedding.cc, Index)
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _embedding(phase: Phase, scope: Scope) -> list[Arg]:
     out, _ = scope.floats(node.output)
     return [
         DimArg(node.output.shape[0]), Imm(weight.k), WeightArg(weight.name), Fn(f"format.{weight.layout}"), out,
-        FloatBits(node.attrs["scale"]),
+        FloatBits(node.attrs["scale"]), Imm(INDEX_SOURCES.index(str(node.operands[0].source))),
     ]  # fmt: skip
 
 
@@ -174,7 +175,7 @@ def _quantize(node: Node, scope: Scope) -> list[Arg]:
 
 STEPS: dict[str, Callable[[Node, Scope], list[Arg]]] = {
     "bias": _bias, "rope": _rope, "kv_write": _kv_write, "add": _add, "quantize": _quantize, "silu_mul": _nothing,
-    "gelu_mul": _nothing, "gelu": _nothing, "scale": _factor, "softcap": _cap, "head_norm": _tile_norm,
+    "gelu_mul": _nothing, "gelu": _nothing, "gelu_erf": _nothing, "scale": _factor, "softcap": _cap, "head_norm": _tile_norm,
     "rms_norm": _tile_norm, "layer_norm": _tile_norm,
 }  # fmt: skip
 

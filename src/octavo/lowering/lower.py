@@ -60,7 +60,7 @@ def lower(programs: Mapping[str, Program], facts: LoweringFacts) -> Lowered:
     UnsupportedModel where a phase cannot take a node or a format is not built.
     """
     chosen = {name: quantize_activations(program, facts.formats) for name, program in programs.items()}
-    if "logits" in chosen["head"].outputs:
+    if "head" in chosen and "logits" in chosen["head"].outputs:
         chosen["sample"] = sampler(chosen["head"].outputs["logits"].width)
     use = weight_use(chosen.values())
     widened = widened_weights(chosen.values(), facts.formats)
@@ -163,7 +163,7 @@ class _Places:
             width = padded_columns(group)
             for node in group.anchors + group.steps:
                 value = node.output
-                if value.dtype == "f32" and value in self.stored:
+                if value.dtype == "f32" and (value in self.stored or node.op.name == "add"):  # tile.add always stores
                     self._new(name, value, 4 * width, width, self._taken_over(node))
                 elif value.dtype == "acts":
                     self._new(name, value, act_row_bytes(value.width), 0, None)

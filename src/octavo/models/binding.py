@@ -43,17 +43,19 @@ def bind(checkpoint: Checkpoint, model: Model, weights: Mapping[str, tuple[int, 
 
     Raises CheckpointError that lists what is missing, unexpected, or of another shape.
     """
-    stored = {name: model.names.stored(name, checkpoint.kind) for name in weights}
+    names = model.names.rooted(checkpoint.tensors) if checkpoint.kind != "gguf" else model.names
+    stored = {name: names.stored(name, checkpoint.kind) for name in weights}
     missing = [name for name, tensor in stored.items() if tensor not in checkpoint.tensors]
-    known = {*stored.values(), model.names.stored("lm_head.weight", checkpoint.kind) if model.tied else None}
-    unexpected = [tensor for tensor in checkpoint.tensors if tensor not in known and not IGNORED.search(tensor)]
+    known = {*stored.values(), names.stored("lm_head.weight", checkpoint.kind) if model.tied else None}
+    ignored = re.compile(f"{IGNORED.pattern}|{names.unused}") if names.unused else IGNORED
+    unexpected = [tensor for tensor in checkpoint.tensors if tensor not in known and not ignored.search(tensor)]
     if missing or unexpected:
         raise CheckpointError(
             f"{checkpoint.path} does not hold what its configuration asks for: "
             + "; ".join(filter(None, (_listed("missing", missing), _listed("unexpected", unexpected)))),
             path=str(checkpoint.path),
         )
-    return {name: _source(checkpoint, model.names, name, str(stored[name]), weights[name]) for name in weights}
+    return {name: _source(checkpoint, names, name, str(stored[name]), weights[name]) for name in weights}
 
 
 def _source(checkpoint: Checkpoint, names: WeightNames, name: str, tensor: str, shape: tuple[int, ...]) -> WeightSource:

@@ -6,8 +6,8 @@ A model's own names are those of Hugging Face. It knows no file and reads nothin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 BLOCK = re.compile(r"(?<=\.)\d+(?=\.)")  # the number of a block inside a name
@@ -48,12 +48,25 @@ class WeightNames:
     gguf: own path -> path in GGUF. paired: layer -> heads whose rows GGUF files hold in pairs (x[2i], x[2i + 1])
     instead of halves. fused: layer -> its place in a larger tensor, in both kinds of files. norm_offset: added to the
     weights of norms of Hugging Face's files (GGUF files hold the sum).
+
+    root: how own names of the model without its head begin; files may have another root there, or none, which the
+    tensor that ends with `anchor` tells (file_root, see `rooted`). unused: pattern of tensors that files carry and
+    this model does not read.
     """
 
     gguf: Mapping[str, str] = field(default_factory=lambda: GGUF)
     paired: Mapping[str, int] = field(default_factory=dict)
     fused: Mapping[str, Part] = field(default_factory=dict)
     norm_offset: float = 0.0
+    root: str = "model."
+    anchor: str = "embed_tokens.weight"
+    file_root: str | None = None
+    unused: str = ""
+
+    def rooted(self, tensors: Iterable[str]) -> WeightNames:
+        """These names for a folder with these tensors."""
+        found = next((name for name in tensors if name.endswith(self.anchor)), None)
+        return self if found is None else replace(self, file_root=found.removesuffix(self.anchor))
 
     def part_of(self, name: str) -> Part | None:
         """The place of a weight in a larger tensor; None for one that has its own."""
@@ -70,6 +83,8 @@ class WeightNames:
         if part is not None:
             stem = f"{stem.rpartition('.')[0]}.{part.layer}"
         if kind != "gguf":
+            if self.file_root is not None and stem.startswith(self.root):
+                stem = self.file_root + stem.removeprefix(self.root)
             return f"{stem}.{last}"
         number = BLOCK.search(stem)
         found = self.gguf.get(BLOCK.sub("{i}", stem, count=1))

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.checkpoints.families import family_of
+from octavo.checkpoints.pooling import Pooling
+from octavo.models.decoder import Decoder
+from octavo.models.embedder import Embedder
 from octavo.models.names import WeightNames
 from octavo.program.graph import Program
 
@@ -27,10 +30,13 @@ class Model(Protocol):
     def functions(self) -> Mapping[str, Callable[[Program], None]]: ...
 
 
-def build(checkpoint: Checkpoint, *, positions: int) -> Model:
-    """The model of a checkpoint, for sequences of at most `positions` ids. Raises UnsupportedModel, CheckpointError."""
+def build(checkpoint: Checkpoint, *, positions: int, pooling: Pooling | None = None) -> Model:
+    """The model of a checkpoint, for sequences of at most `positions` ids. pooling: where it is to give vectors.
+
+    Raises UnsupportedModel, CheckpointError.
+    """
     key = "general.architecture" if checkpoint.kind == "gguf" else "model_type"
     module, _, function = family_of(checkpoint.config.get("model_type"), key, checkpoint.path).partition(":")
     from_config = getattr(importlib.import_module(module), function)
     model: Model = from_config(checkpoint.config, positions=positions)
-    return model
+    return Embedder(model, pooling) if pooling is not None and isinstance(model, Decoder) else model

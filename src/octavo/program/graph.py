@@ -34,7 +34,8 @@ class OpName(Protocol):
 class StateGroup:
     """What outlives a step: keys and values of `layers` attention layers in pages of 16 tokens.
 
-    window 0: every key stays; w: a row sees the last w keys (its own included).
+    kind paged: a row sees the keys up to its own; window 0: all of them; w: the last w (its own included).
+    kind whole: a row sees every key of its sequence, whose rows are all in one step; nothing is kept after it.
     """
 
     index: int
@@ -46,6 +47,8 @@ class StateGroup:
 
     @property
     def name(self) -> str:
+        if self.kind == "whole":
+            return self.kind
         return "full" if self.window == 0 else f"window{self.window}"
 
 
@@ -155,13 +158,13 @@ class Program:
             self.table_values[table.name] = Value(self, table.name, tuple(map(constant, table.shape)), "f32", "table")
         return self.table_values[table.name]
 
-    def state(self, *, kv_heads: int, head_dim: int, window: int) -> tuple[int, int]:
+    def state(self, *, kv_heads: int, head_dim: int, window: int, kind: str = "paged") -> tuple[int, int]:
         """Room for one attention layer in the group of its kind -> (index of the group, layer within the group)."""
         for i, group in enumerate(self.states):
-            if (group.kv_heads, group.head_dim, group.window) == (kv_heads, head_dim, window):
-                self.states[i] = StateGroup(i, "paged", kv_heads, head_dim, window, group.layers + 1)
+            if (group.kv_heads, group.head_dim, group.window, group.kind) == (kv_heads, head_dim, window, kind):
+                self.states[i] = StateGroup(i, kind, kv_heads, head_dim, window, group.layers + 1)
                 return i, group.layers
-        self.states.append(StateGroup(len(self.states), "paged", kv_heads, head_dim, window, 1))
+        self.states.append(StateGroup(len(self.states), kind, kv_heads, head_dim, window, 1))
         return len(self.states) - 1, 0
 
     @contextmanager

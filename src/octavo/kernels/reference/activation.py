@@ -1,4 +1,4 @@
-"""silu_mul, gelu_mul, gelu, softcap, add, bias and scale in torch."""
+"""silu_mul, gelu_mul, gelu, gelu_erf, softcap, add, bias and scale in torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
 def gelu(x: Tensor) -> Tensor:
     """x [M, N]: (1 + tanh(y)) / 2 is sigmoid(2 y), which does not cancel where x is far below 0."""
     return x * torch.sigmoid(GELU_SLOPE * (x + GELU_CUBE * x * x * x))
+
+
+def gelu_erf(x: Tensor) -> Tensor:
+    """x [M, N] -> x * Phi(x), Phi of the normal distribution; erfc does not cancel where x is far below 0."""
+    return x * (torch.special.erfc(x * -(0.5**0.5)) / 2)
 
 
 def gelu_mul(gate: Tensor, up: Tensor) -> Tensor:
