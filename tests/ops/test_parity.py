@@ -232,7 +232,7 @@ def test_embedding(isa: str, layout: str, seed: int, rows: int, k: int, n: int, 
     packed = packed_weight(layout, n, k, random)
     out, ld, view = at.floats(rows, k)
     del ld
-    args = [dimension(1, "T"), immediate(k), at.put(packed), f"format.{layout}", out, float_bits(scale)]
+    args = [dimension(1, "T"), immediate(k), at.put(packed), f"format.{layout}", out, float_bits(scale), immediate(0)]
     at.run("embedding", args, rows)
     found = view.reshape(-1)[: rows * k].reshape(rows, k)
     table = unpack(LAYOUTS[layout], packed, n, k)

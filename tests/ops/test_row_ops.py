@@ -136,6 +136,7 @@ def prologue(at: World, x: Floats, op: list[Any]) -> Floats:
 Elements = Callable[[World], tuple[list[Any], Callable[[torch.Tensor], torch.Tensor], Callable[[Floats], Any]]]
 ELEMENTS: dict[str, Elements] = {
     "gelu": lambda at: (one("tile.gelu"), activation.gelu, lambda x: activations.GELU.bound({}, x)),
+    "gelu_erf": lambda at: (one("tile.gelu_erf"), activation.gelu_erf, lambda x: activations.GELU_ERF.bound({}, x)),
     "scale": lambda at: (
         one("tile.scale", float_bits(0.3)),
         lambda x: activation.scale(x, factor=float(np.float32(0.3))),

@@ -32,6 +32,7 @@ class Pooling:
 
     labels: of a classification head, which reads that row; 0: there is none, and vectors come out. sigmoid: scores of
     one label are given as its sigmoid. longest: tokens of an input, where the files say less than the model can.
+    parts: the model is told which of two texts a token belongs to.
     """
 
     kind: str
@@ -39,6 +40,7 @@ class Pooling:
     labels: int = 0
     sigmoid: bool = True
     longest: int | None = None
+    parts: bool = False
 
     @property
     def task(self) -> str:
@@ -64,7 +66,8 @@ def pooling_of(checkpoint: Checkpoint, task: str = "auto", pooling: str = "auto"
             flag = "--task" if task == "embed" else "--pooling"
             raise ConfigError(f"{flag}: {checkpoint.display_name} has a classification head: it scores.", flag=flag)
         kind = "cls" if encoder else "last"
-        return Pooling(kind, False, label_count(config), _is_sigmoid(config), _longest(checkpoint))
+        parts = encoder and config.get("type_vocab_size", 2) != 1
+        return Pooling(kind, False, label_count(config), _is_sigmoid(config), _longest(checkpoint), parts)
     if task == "score" or pooling == "rank":
         flag = "--task score" if task == "score" else "--pooling rank"
         raise ConfigError(

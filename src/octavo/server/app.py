@@ -27,10 +27,12 @@ from octavo.server import metrics as measured
 from octavo.server.auth import Keys, Origins
 from octavo.server.openai.chat import chat
 from octavo.server.openai.completions import completions
+from octavo.server.openai.embeddings import embeddings
 from octavo.server.openai.models import model, models
 from octavo.server.openapi import Operation, document
 from octavo.server.sse import ClientGone
 from octavo.server.submit import Front
+from octavo.server.vllm.score import rerank, score
 from octavo.server.vllm.tokenize import detokenize, tokenize
 
 Handler = Callable[[Request], Awaitable[Any]]
@@ -105,6 +107,11 @@ ROUTES = (
     Entry(MODEL + "{id:path}", ("GET",), model),
     Entry("/v1/chat/completions", ("POST",), chat),
     Entry("/v1/completions", ("POST",), completions),
+    Entry("/v1/embeddings", ("POST",), embeddings),
+    Entry("/v1/rerank", ("POST",), rerank),
+    Entry("/v2/rerank", ("POST",), rerank),
+    Entry("/v1/reranking", ("POST",), rerank),
+    Entry("/v1/score", ("POST",), score),
     Entry("/tokenize", ("POST",), tokenize),
     Entry("/detokenize", ("POST",), detokenize),
 )

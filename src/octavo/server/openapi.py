@@ -10,13 +10,21 @@ import msgspec
 
 from octavo import __version__
 from octavo.sampling_params import PARAMETERS
-from octavo.server.openai import schema
-from octavo.server.vllm import tokenize
+from octavo.server.openai import embeddings, schema
+from octavo.server.vllm import score, tokenize
 
-_BODIES = (schema.ChatBody, schema.CompletionBody, tokenize.TokenizeBody, tokenize.DetokenizeBody)
+_BODIES = (
+    schema.ChatBody, schema.CompletionBody, embeddings.EmbeddingsBody, score.RerankBody, score.ScoreBody,
+    tokenize.TokenizeBody, tokenize.DetokenizeBody,
+)  # fmt: skip
 _OF_PATH = {
     "/v1/chat/completions": "ChatBody",
     "/v1/completions": "CompletionBody",
+    "/v1/embeddings": "EmbeddingsBody",
+    "/v1/rerank": "RerankBody",
+    "/v2/rerank": "RerankBody",
+    "/v1/reranking": "RerankBody",
+    "/v1/score": "ScoreBody",
     "/tokenize": "TokenizeBody",
     "/detokenize": "DetokenizeBody",
 }
