@@ -109,9 +109,9 @@ class Vectors:
 
     async def _ids(self, text: Text, truncate: int | None) -> tuple[int, ...]:
         if not isinstance(text, str):
-            worst = max(text, default=0)
-            if min(text, default=0) < 0 or worst >= self._client.info.vocab_size:
-                raise InvalidRequest(f"input has an id outside of 0 to {self._client.info.vocab_size - 1}.", param="input")
+            size = self._client.info.vocab_size
+            if min(text, default=0) < 0 or max(text, default=0) >= size:
+                raise InvalidRequest(f"input has an id outside of 0 to {size - 1}.", param="input")
             return self._fitted(list(text), truncate)
         if len(text) <= LONG_TEXT:
             return self._fitted(self._tokenizer.encode(text, True), truncate)

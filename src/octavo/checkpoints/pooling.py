@@ -80,7 +80,8 @@ def pooling_of(checkpoint: Checkpoint, task: str = "auto", pooling: str = "auto"
         kind = pooling
     if not kind:
         raise ConfigError(
-            f"{checkpoint.path} does not say how the rows of a text become one vector: give --pooling mean, cls or last.",
+            f"{checkpoint.path} does not say how the rows of a text become one vector: give --pooling mean, cls or "
+            "last.",
             flag="--pooling",
         )
     if kind == "cls" and not encoder:

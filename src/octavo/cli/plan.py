@@ -113,6 +113,7 @@ def as_data(checkpoint: Checkpoint, plan: MemoryPlan, cells: list[Cell], allowed
         "model": checkpoint.display_name,
         "weight_format": checkpoint.weight_format,
         "fits": fits,
+        "task": "generate" if plan.pooling is None else plan.pooling.task,
         "context": plan.context,
         "model_context": plan.model_context,
         "kv_tokens": plan.kv_tokens,
@@ -142,6 +143,7 @@ def page(checkpoint: Checkpoint, plan: MemoryPlan, cells: list[Cell], allowed: i
     lines = [
         f"model     {checkpoint.display_name} · {checkpoint.config.get('model_type')} · {checkpoint.weight_format}",
         f"weights   {size(regions.weights)} packed; {size(of_file)} in the file",
+        *([] if plan.pooling is None else [f"gives     {plan.pooling.task}: {plan.pooling.kind} row"]),
         f"KV        {size(regions.kv)} for {plan.kv_tokens:,} tokens, {plan.page_bytes / PAGE_TOKENS / 1024:g} KiB a "
         f"token ({layout})",
         f"context   {plan.context:,} tokens{reduced}",

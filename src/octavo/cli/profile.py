@@ -43,6 +43,9 @@ def run(settings: Settings, batch: int, context: int, prefill: int, as_json: boo
         loaded = load_model(files.path, sized(settings, files.path, (batch, context, prefill)))
     finally:
         progress.close()
+    if loaded.plan.pooling is not None:
+        name = loaded.checkpoint.display_name
+        raise UnsupportedModel(f"{name} gives vectors; profile is built for models that give text")
     profiler = Profiler(loaded.executor, loaded.runner)
     profiles = []
     for sequences in sorted({1, batch}):

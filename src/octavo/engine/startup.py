@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from octavo.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from octavo.checkpoints.pooling import Pooling
 from octavo.config import EngineConfig
 from octavo.engine.core import EngineSetup
 from octavo.engine.cost_model import CostModel, TimedStep
@@ -234,6 +235,7 @@ def summary(loaded: LoadedModel, config: EngineConfig) -> list[str]:
     arena = regions.arena + regions.slots + regions.step + regions.scratch + regions.tables
     kv = plan.layouts.lowered.groups[0].layout.split(".")[1] if plan.layouts.lowered.groups else "none"
     blocks = plan.kv_tokens // config.block_size
+    caches = config.enable_prefix_caching and loaded.runner.facts.keeps_prefixes
     reduced = (
         f" (reduced from {plan.model_context:,} to fit)"
         if plan.context < plan.model_context and config.max_model_len is None
@@ -252,10 +254,18 @@ def summary(loaded: LoadedModel, config: EngineConfig) -> list[str]:
         f"KV cache  {plan.kv_tokens:,} tokens ({kv}, {blocks:,} blocks of {config.block_size}) · "
         f"{plan.kv_tokens / plan.context:.1f} requests at full context",
         f"batch     up to {config.max_num_seqs} requests, {plan.layouts.bounds.max_rows:,} tokens a step · prefix "
-        f"cache {'on' if config.enable_prefix_caching else 'off'}",
+        f"cache {'on' if caches else 'off'}",
         f"threads   {loaded.threads} ({chosen})",
         f"tuning    {loaded.tuning}",
+        *([] if plan.pooling is None else [f"gives     {_vectors(plan.pooling, loaded.runner.facts.vector)}"]),
     ]
+
+
+def _vectors(pooling: Pooling, width: int) -> str:
+    """What comes out in place of text."""
+    if pooling.labels:
+        return f"scores of {pooling.labels} label{'s' * (pooling.labels > 1)}, from the {pooling.kind} row"
+    return f"embeddings of {width} numbers, {pooling.kind} pooling{', normalized' * pooling.normalize}"
 
 
 def _size(nbytes: int) -> str:

@@ -33,7 +33,8 @@ class PoolingRunner(Runner):
         self._output = executor.output(program, name)
         self._kind = kind
         self._sums: dict[int, NDArray[np.float64]] = {}  # slot -> sum of the rows of the steps before
-        self.facts = replace(executor.facts, vector=self._output.shape[1], keeps_prefixes=not executor.facts.whole and kind == LAST)
+        keeps = kind == LAST and not executor.facts.whole
+        self.facts = replace(executor.facts, vector=self._output.shape[1], keeps_prefixes=keeps)
 
     def run(self, step: Step) -> StepResult:
         """Carry out `step`. Raises ValueError when it exceeds the bounds (a mistake of the engine)."""

@@ -163,7 +163,7 @@ class ReferenceModel:
         self.executor = ReferenceExecutor(weights, caches)
 
     def inputs(self, runs: Sequence[Rows]) -> dict[str, Tensor]:
-        """The row inputs of `body` for these rows, causal within each group's window; all of the run's for an encoder."""
+        """The row inputs of `body` for these rows, causal within each group's window, or whole."""
         position = torch.tensor([run.start + i for run in runs for i in range(len(run.ids))], dtype=torch.int32)
         hi = position + 1
         lo = [(hi - group.window).clamp(min=0) if group.window else torch.zeros_like(hi) for group in self.groups]
@@ -187,7 +187,8 @@ class ReferenceModel:
     def scores(self, runs: Sequence[Rows], rows: Sequence[int]) -> Tensor:
         """What a classification head gives for a row of each sequence [S, labels]."""
         index = torch.tensor(rows, dtype=torch.int64)
-        scores: Tensor = self.executor.run(self.programs["head"], {"h": self.hidden(runs), "logit_row": index})["scores"]
+        inputs = {"h": self.hidden(runs), "logit_row": index}
+        scores: Tensor = self.executor.run(self.programs["head"], inputs)["scores"]
         return scores
 
     def logits(self, runs: Sequence[Rows], rows: Sequence[int] | None = None) -> Tensor:

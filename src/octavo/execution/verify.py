@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from octavo.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from octavo.config import EngineConfig
-from octavo.errors import ConfigError, OctavoError
+from octavo.errors import ConfigError, OctavoError, UnsupportedModel
 from octavo.execution.native import NativeExecutor
 from octavo.execution.node_checks import Check, NodeChecks
 from octavo.execution.plan import MemoryPlan, make_plan
@@ -151,6 +151,8 @@ def load(path: Path, config: EngineConfig, prompt_ids: Sequence[int] | None = No
                     max_num_batched_tokens=max(32, len(ids)))  # fmt: skip
     threads = config.threads or machine.threads
     plan = make_plan(checkpoint, small, free=machine.memory_free, threads=threads)
+    if plan.pooling is not None:
+        raise UnsupportedModel(f"{checkpoint.display_name} gives vectors; verify is built for models that give text")
     bad = [token for token in ids if not 0 <= token < plan.vocab]
     if bad:
         raise ConfigError(f"prompt id {bad[0]} is not in the vocabulary of {plan.vocab} ids")

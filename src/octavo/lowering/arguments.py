@@ -175,8 +175,8 @@ def _quantize(node: Node, scope: Scope) -> list[Arg]:
 
 STEPS: dict[str, Callable[[Node, Scope], list[Arg]]] = {
     "bias": _bias, "rope": _rope, "kv_write": _kv_write, "add": _add, "quantize": _quantize, "silu_mul": _nothing,
-    "gelu_mul": _nothing, "gelu": _nothing, "gelu_erf": _nothing, "scale": _factor, "softcap": _cap, "head_norm": _tile_norm,
-    "rms_norm": _tile_norm, "layer_norm": _tile_norm,
+    "gelu_mul": _nothing, "gelu": _nothing, "gelu_erf": _nothing, "scale": _factor, "softcap": _cap,
+    "head_norm": _tile_norm, "rms_norm": _tile_norm, "layer_norm": _tile_norm,
 }  # fmt: skip
 
 

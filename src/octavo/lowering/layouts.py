@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from octavo.errors import UnsupportedModel
 from octavo.lowering.lowered import GroupLayout, PackedWeight
 from octavo.program.graph import Program, StateGroup
 from octavo.quantization.format import format_named
@@ -12,6 +13,7 @@ from octavo.quantization.kv import KV_DTYPES
 from octavo.quantization.panels import FLOAT_LAYOUT, layout_for, layout_named, packed_bytes
 
 PAGE_TOKENS = 16
+HEAD_UNIT = 16  # lanes of a vector: attention reads queries whole vectors at a time
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ def pack_plan(name: str, format_name: str, n: int, k: int, *, widen: bool = Fals
 
 def group_layout(group: StateGroup, kv_dtype: str) -> GroupLayout:
     """A page of 16 tokens: for each layer and key head, keys then values."""
+    if group.head_dim % HEAD_UNIT:
+        raise UnsupportedModel(f"heads of {group.head_dim} are not built: attention takes multiples of {HEAD_UNIT}")
     dtype = KV_DTYPES[kv_dtype]
     page = group.layers * group.kv_heads * PAGE_TOKENS * dtype.token_bytes(group.head_dim)
     return GroupLayout(group, dtype.layout, page)

@@ -20,7 +20,7 @@ def gelu(x: Tensor) -> Tensor:
 
 def gelu_erf(x: Tensor) -> Tensor:
     """x [M, N] -> x * Phi(x), Phi of the normal distribution; erfc does not cancel where x is far below 0."""
-    return x * (torch.special.erfc(x * -(0.5**0.5)) / 2)
+    return x * (torch.erfc(x * -(0.5**0.5)) / 2)
 
 
 def gelu_mul(gate: Tensor, up: Tensor) -> Tensor:

@@ -66,7 +66,8 @@ def _texts(body: EmbeddingsBody) -> list[Text]:
         raise InvalidRequest("input is missing or empty: give a text, texts, ids, or lists of ids.", param="input")
     listed = [given] if isinstance(given, str) or isinstance(given[0], int) else given
     check_count(len(listed), MAX_PROMPTS, "input", "inputs")
-    if any(isinstance(each, int) for each in listed) or any(isinstance(each, int) for each in given[1:] if listed is given):
+    ids = given if listed == [given] and not isinstance(given, str) else []
+    if any(isinstance(each, int) for each in listed) or any(not isinstance(each, int) for each in ids):
         raise InvalidRequest("input mixes ids with texts or with lists of ids.", param="input")
     return list(listed)
 
