@@ -27,13 +27,14 @@ READY = re.compile(r"Ready: (\S+)")
 class Live:
     """`octavo serve` on a free port; its standard error is kept in `lines`."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, model: Path | None = None) -> None:
+        """model: another one than SmolLM2, in its own sizes."""
         self.lines: list[str] = []
         self._ready = threading.Event()
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OCTAVO_ARG", "OMP_NUM"))}
         environment["OCTAVO_STATE"] = str(folder)
-        command = [sys.executable, "-m", "octavo.cli.main", "serve", str(real.smollm2()), "--port", "0"]
-        sizes = ["--max-model-len", str(CONTEXT), "--kv-cache-memory", "512MiB"]
+        command = [sys.executable, "-m", "octavo.cli.main", "serve", str(model or real.smollm2()), "--port", "0"]
+        sizes = [] if model else ["--max-model-len", str(CONTEXT), "--kv-cache-memory", "512MiB"]
         self.process = subprocess.Popen(
             [*command, *sizes, *flags], stderr=subprocess.PIPE, env=environment, text=True, bufsize=1
         )

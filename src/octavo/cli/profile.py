@@ -18,6 +18,7 @@ from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import Progress, columns, say
 from octavo.config import EngineConfig, LogConfig, Settings, client_environment
 from octavo.engine.startup import decide_threads, load_model
+from octavo.errors import UnsupportedModel
 from octavo.execution.ceilings import Ceilings, measure
 from octavo.execution.plan import make_plan
 from octavo.execution.profile import Profile, Profiler, Row, decode_length
