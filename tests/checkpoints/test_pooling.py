@@ -70,6 +70,8 @@ def test_gguf(tmp_path: Path) -> None:
     assert pooling_of(checkpoint(tmp_path, "gguf", model_type="llama")) is None
     with pytest.raises(ConfigError, match="--pooling mean, cls or last"):
         pooling_of(checkpoint(tmp_path, "gguf"))
+    with pytest.raises(UnsupportedModel, match="rerankers in GGUF are not built"):
+        pooling_of(checkpoint(tmp_path, "gguf", pooling_type=4))
 
 
 def test_heads(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -200,6 +201,49 @@ def tiny_pair(path: Path) -> Any:
         return found.ids, found.type_ids
 
     return encode
+
+
+def gguf_of(path: Path, file: Path, quantization: str) -> Path:
+    """A BERT folder with the names of the gguf package and the keys of llama.cpp's convert_hf_to_gguf.py."""
+    config = {**SIZES, "head_dim": 16, "num_key_value_heads": 6, "rms_norm_eps": 1.0, "rope_theta": 10000.0}
+    writer = gguf.GGUFWriter(str(file), "bert")
+    tiny.write_metadata(writer, config)
+    writer.add_layer_norm_eps(1e-12)
+    writer.add_pooling_type(gguf.PoolingType.MEAN)
+    writer.add_causal_attention(False)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BERT, SIZES["num_hidden_layers"])
+    kind = gguf.GGMLQuantizationType[quantization.upper()]
+    for name, parameter in AutoModel.from_pretrained(path).named_parameters():
+        if name.startswith("pooler."):
+            continue
+        found, values = names.get_name(name, try_suffixes=(".weight", ".bias")), parameter.detach().numpy()
+        assert found is not None
+        if values.ndim < 2 or values.shape[1] % 32 or quantization == "f32":
+            writer.add_tensor(found, values)
+        else:
+            writer.add_tensor(found, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_gguf_holds_the_same_model(tmp_path: Path) -> None:
+    """The same bits from float32; nearly the same from Q8_0, and a text's bits alone are those among others."""
+    path, prompts = folder(tmp_path / "folder", "bert"), lists()
+    files = {kind: gguf_of(path, tmp_path / f"{kind}.gguf", kind) for kind in ("f32", "q8_0")}
+    made = {}
+    for name, model, options in (("folder", path, {"pooling": "mean"}), *((k, f, {}) for k, f in files.items())):
+        llm = LLM(str(model), **options, **MEMORY)
+        try:
+            made[name] = llm.embed(prompts)
+            np.testing.assert_array_equal(llm.embed(prompts[2])[0].view(np.uint32), made[name][2].view(np.uint32))
+        finally:
+            llm.close()
+    for one, other, rounded in zip(*made.values(), strict=True):
+        np.testing.assert_array_equal(one.view(np.uint32), other.view(np.uint32))
+        assert one @ rounded > 0.99  # wide random weights: a trained model is nearer
 
 
 DECODER = {"head_dim": 16, "num_key_value_heads": 2, "num_attention_heads": 4, "hidden_size": 64}

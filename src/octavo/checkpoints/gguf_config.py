@@ -113,7 +113,10 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
         "attention_bias": "blk.0.attn_q.bias" in file.tensors,
         "mlp_bias": "blk.0.ffn_up.bias" in file.tensors,
         "sliding_window": keys.count("attention.sliding_window", 0, least=0) or None,
+        "pooling_type": keys.count("pooling_type", 0, least=0),
     }
+    if types := file.tensors.get("token_types.weight"):
+        config["type_vocab_size"] = types.shape[0]
     if rotary != head_dim:
         config["partial_rotary_factor"] = rotary / head_dim
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):

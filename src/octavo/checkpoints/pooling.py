@@ -23,6 +23,7 @@ MODES = {
     "pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last",
 }  # fmt: skip
 GGUF_TYPES = {1: "mean", 2: "cls", 3: "last"}  # llama.h, llama_pooling_type
+GGUF_RANK = 4
 MOST_LABELS = 1 << 16
 
 
@@ -116,6 +117,11 @@ def _stated(checkpoint: Checkpoint) -> tuple[str, bool] | None:
     """Kind ('' where it is left open) and whether to normalize; None where nothing is said of vectors."""
     if checkpoint.kind == "gguf":
         found = checkpoint.config.get("pooling_type")
+        if found == GGUF_RANK:
+            raise UnsupportedModel(
+                f"{checkpoint.path}: rerankers in GGUF are not built (key pooling_type = {GGUF_RANK}); give the "
+                "folder of safetensors"
+            )
         return (GGUF_TYPES[found], True) if found in GGUF_TYPES else None
     file = checkpoint.path / "modules.json"
     if not file.is_file():
