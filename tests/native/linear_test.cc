@@ -361,6 +361,7 @@ int main() {
           test_kernel(*variant, {rows, 160, threads, 0, 16384, quantized, false});  // blocks of a few rows
           test_kernel(*variant, {rows, 256, threads, 100, 1 << 18, quantized, false});
         }
+        test_kernel(*variant, {200, 160, threads, 0, 1 << 18, quantized, false});  // 1 and 2 threads: rows are divided
       }
     }
     std::printf("%s tested\n", variant->name);
