@@ -11,7 +11,8 @@
 // rescale per query and tile where one per split does; same independence, since a split starts from nothing. The largest
 // score and p of a query in one pass: its horizontal maximum holds up every query (1 % of a prefill; 2 % are from 6 x 4
 // tiles of scores instead of 6 x 2). Values by 4 or 8 pages, so that they are read from L1 by all tiles of queries: 0 to
-// -3 %. A 2^x of degree 3: 1 %, not worth its 1e-4. All of the next split asked for evenly in all passes: 5 % slower.
+// -3 %. Horizontal maxima and sums of 16 queries at once: 1 %. A 2^x of degree 3: 1 %, not worth its 1e-4. All of the next
+// split asked for evenly in all passes: 5 % slower.
 //
 // Rounding of bf16 keys where the ISA has the bf16 dot product: q and p are rounded to bf16, and l sums the rounded p, so
 // that the weights that multiply v add up to 1 exactly (an error in p then weighs v - o, not v). Elsewhere bf16 widens

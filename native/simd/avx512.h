@@ -71,9 +71,9 @@ static inline void sums16(const I* v, I& first, I& second) {
   second = {_mm512_permutex2var_epi32(x, _mm512_add_epi32(order, _mm512_set1_epi32(4)), y)};
 }
 
-static inline void transpose_8x16(const uint32_t* from, uint32_t* to) {
+static inline void transpose_pairs(const uint16_t* from, uint16_t* to) {
   __m512i v[8], w[8];
-  for (int i = 0; i < 8; i++) v[i] = _mm512_loadu_si512(from + 16 * i);
+  for (int i = 0; i < 8; i++) v[i] = _mm512_loadu_si512(from + 32 * i);
   const __m512i low = _mm512_setr_epi32(0, 8, 16, 24, 1, 9, 17, 25, 2, 10, 18, 26, 3, 11, 19, 27);
   const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(4));
   for (int i = 0; i < 4; i++) {  // 4 rows: words 0..3 and 4..7, one after the other
@@ -84,11 +84,11 @@ static inline void transpose_8x16(const uint32_t* from, uint32_t* to) {
     const __m512i* a = w + 4 * h;
     const __m512i x = _mm512_shuffle_i32x4(a[0], a[1], 0x44), y = _mm512_shuffle_i32x4(a[2], a[3], 0x44);
     const __m512i z = _mm512_shuffle_i32x4(a[0], a[1], 0xee), u = _mm512_shuffle_i32x4(a[2], a[3], 0xee);
-    uint32_t* out = to + 64 * h;
+    uint16_t* out = to + 128 * h;
     _mm512_storeu_si512(out, _mm512_shuffle_i32x4(x, y, 0x88));
-    _mm512_storeu_si512(out + 16, _mm512_shuffle_i32x4(x, y, 0xdd));
-    _mm512_storeu_si512(out + 32, _mm512_shuffle_i32x4(z, u, 0x88));
-    _mm512_storeu_si512(out + 48, _mm512_shuffle_i32x4(z, u, 0xdd));
+    _mm512_storeu_si512(out + 32, _mm512_shuffle_i32x4(x, y, 0xdd));
+    _mm512_storeu_si512(out + 64, _mm512_shuffle_i32x4(z, u, 0x88));
+    _mm512_storeu_si512(out + 96, _mm512_shuffle_i32x4(z, u, 0xdd));
   }
 }
 

@@ -9,7 +9,7 @@
 //   most16(v): lane i is the largest lane of v[i], of 16 vectors
 //   store_codes(p, q, a, b, c, d): lanes in -127..127 as bytes, a and b to p, c and d to q; gives sums that sums16(8 such
 //   results, first, second) puts in order: lane 2i is the sum of a (first) or b (second) of result i, lane 2i + 1 of c or d
-//   transpose_8x16(from, to): 16 rows of 8 words become 8 rows of 16
+//   transpose_pairs(from, to): 16 rows of 8 pairs of 16 bits become 8 rows of 16 pairs
 //   widen_i8 (32 int8 to 32 int16) store_i16 (16 lanes) dot_i16: lane l: acc + a[2l] * b[2l] + a[2l+1] * b[2l+1], exact
 //   add sub mul div min max abs neg sqrt fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b fma1 (of scalars) floor round
 //   min(a,b) is a<b?a:b and max(a,b) is a>b?a:b lane by lane, so a NaN in a gives b.
@@ -37,9 +37,10 @@ OCTAVO_BEGIN
 namespace simd {
 
 #if !defined(__AVX512F__)
-static inline void transpose_8x16(const uint32_t* from, uint32_t* to) {
+static inline void transpose_pairs(const uint16_t* from, uint16_t* to) {
   for (int i = 0; i < 8; i++)
-    for (int t = 0; t < 16; t++) to[i * 16 + t] = from[t * 8 + i];
+    for (int t = 0; t < 16; t++)
+      for (int j = 0; j < 2; j++) to[(i * 16 + t) * 2 + j] = from[(t * 8 + i) * 2 + j];
 }
 static inline I most16(const I* v) {
   alignas(64) int32_t most[16];
