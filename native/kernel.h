@@ -59,8 +59,8 @@ struct Format;
 // What may differ between machines and changes no bit of any result. Machine::tune() checks each value.
 constexpr int kTunedFormats = 32;
 struct Tuning {
-  // Steps (of 32 k; 9 to 17 KiB in all) that one row's stream is prefetched ahead: 150 to 300 ns of it.
-  i64 ahead_steps = 16;
+  // Steps (of 32 k; 4.5 to 8.5 KiB) that one row's stream is prefetched ahead: 100 to 200 ns of it.
+  i64 ahead_steps = 8;
   i64 share_rows = 1 << 20;  // bounds that of "linear" from above
   struct {
     const Format* format;

@@ -9,8 +9,8 @@
 // 24 and 32 KiB with rows divided: no difference.
 //
 // Measured on a Zen 5, 2 threads, prefill of 512 in turns: dividing rows instead of columns took SmolLM2 from 104.8 to 104.3 ms
-// (best) and from 108.9 to 105.7 (median), from 119 to 110 while the host had the threads on two chiplets (reads of memory
-// are faster then, and a line of the other thread's is dear); the 1.5B from 1,112 and 1,138 to 1,089 and 1,105. 128 rows: no
+// (best) and from 108.9 to 105.7 (median), from 119 to 110 in a slower state of the host (memory reads faster in it and a line
+// of the other thread's is dear, as if they were on two chiplets); the 1.5B from 1,112 and 1,138 to 1,089 and 1,105. 128 rows: no
 // difference. Prefetching the rows of the next tile: 0 to 1 %, dropped.
 #include "quantize_row.h"
 

@@ -8,8 +8,9 @@
 // Tiles read the packed bytes directly, or steps of a panel that were unpacked in the scratch (formats.cc says when).
 // Tried and dropped, two threads of a Zen 5, one row from memory that gave 42 to 44 GB/s to a plain read: two panels at
 // once, prefetched 4, 8 and 16 steps ahead: Q4_K 34, 35 and 36 GB/s, Q6_K 38, 39 and 38, Q4_1 36, 35 and 36. One panel, 8
-// and 16 steps ahead: Q4_K 42 and 42, Q6_K 41 and 41, Q4_1 43 and 43; while memory gave 64 GB/s, 8, 16 and 24 steps in a decode
-// step of SmolLM2: 1.79, 1.61 and 1.70 ms, of the 1.5B: 15.6, 15.2 and 16.3. One thread of a Zen 5: direct 4 x 2 tiles on avx512
+// and 16 steps ahead: Q4_K 42 and 42, Q6_K 41 and 41, Q4_1 43 and 43; in a decode step of SmolLM2 12 and 16 steps
+// took 4 to 7 % longer than 8 in one state of the host, 16 took 10 % less in another, where memory gave 64 GB/s (autotune.py
+// asks at start). One thread of a Zen 5: direct 4 x 2 tiles on avx512
 // (SmolLM2's linears, Q4_1, tokens a second, 16, 32 and 512 rows: 2,670, 2,820, 3,220 against 2,700, 2,800, 3,310 of 6 x
 // 2). On avx2, GOP/s of 512 rows, K 1536: Q4_1 4 x 1 tiles 298, 6 x 1 304; 4 x 1 212 while gcc reassociated the sums of 16
 // bits (all products first, spilled). Sums of Q5_0 and Q6_K widened every 4 and 2 products, against sums that begin at the
