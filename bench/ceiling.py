@@ -36,8 +36,17 @@ SLOTS = {
     "q5_0": Slots(1, 0),
     "q8_0": Slots(1, 0),
     "q4_1": Slots(1, 1),  # 73 %
+    "q5_1": Slots(1, 1),
+    "int8": Slots(1, 1),
     "q4_k": Slots(1, 1),
-    "q6_k": Slots(2, 0),  # 67 %
+    "q5_k": Slots(1, 1),
+    "q3_k": Slots(2, 0),  # 67 %
+    "q6_k": Slots(2, 0),
+    "q2_k": Slots(2, 3),  # 53 %: the sums of 16 activations are scaled for each pair of vectors
+    **dict.fromkeys(
+        ("iq4_nl", "iq4_xs", "mxfp4", "iq3_s", "iq3_xxs", "iq2_xxs", "iq1_s", "tq1_0", "tq2_0"), Slots(1, 0)
+    ),
+    **dict.fromkeys(("iq2_s", "iq2_xs", "iq1_m"), Slots(2, 0)),
 }
 
 

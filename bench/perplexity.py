@@ -7,6 +7,9 @@ half a percent. Greedy agreement: on 100 prompts of 64 to 256 ids, whether the m
 last 64 positions. The reference's figures are in bench/data/reference.json by the model's SHA-256; --make-reference
 computes them, and --kl N computes the divergence KL(reference || native) of whole distributions on N of the prompts
 (both need torch: pip install octavo[reference]).
+
+With --quantization int8 or q4 (of float weights) the reference is the same file natively with its own floats and a
+float32 cache: tests/execution/test_verify.py holds that to float32 within 1e-5.
 """
 
 from __future__ import annotations
@@ -67,10 +70,12 @@ def prompts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
 class Native:
     """One sequence at a time on the native executor."""
 
-    def __init__(self, checkpoint: Checkpoint, *, isa: str, kv: str, threads: int | None) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, isa: str, kv: str, threads: int | None, quantization: str = "auto"
+    ) -> None:
         config = EngineConfig(
             max_model_len=WINDOW, max_num_seqs=1, max_num_batched_tokens=ROWS, kv_cache_dtype=kv, isa=isa,
-            threads=threads,
+            threads=threads, quantization=quantization,
         )  # fmt: skip
         machine = read_machine()
         plan = make_plan(checkpoint, config, free=machine.memory_free, threads=threads or machine.threads)
@@ -178,16 +183,20 @@ def stored_reference(sha256: str, ids: Sequence[int]) -> dict[str, Any]:
     return found
 
 
+def native_losses(native: Native, ids: Sequence[int], limit: int | None) -> list[float]:
+    """The mean loss of each of the first `limit` windows."""
+    return [-float(np.mean([each.logprob for each in native.score(window)])) for window in windows(ids)[:limit]]
+
+
 def compare_losses(native: Native, ids: Sequence[int], wanted: Sequence[float], limit: int | None) -> float:
     """Native loss of the first `limit` windows against the reference's; the ratio of perplexities."""
-    some = windows(ids)[:limit]
     begin = time.perf_counter()
-    losses = [-float(np.mean([each.logprob for each in native.score(window)])) for window in some]
+    losses = native_losses(native, ids, limit)
     seconds = time.perf_counter() - begin
-    ours, theirs = float(np.mean(losses)), float(np.mean(wanted[: len(some)]))
+    ours, theirs = float(np.mean(losses)), float(np.mean(wanted[: len(losses)]))
     ratio = math.exp(ours - theirs)
-    spread = float(np.std(np.asarray(losses) - np.asarray(wanted[: len(some)])))
-    print(f"windows            {len(some)} of {WINDOW} ids in {seconds:.1f} s")
+    spread = float(np.std(np.asarray(losses) - np.asarray(wanted[: len(losses)])))
+    print(f"windows            {len(losses)} of {WINDOW} ids in {seconds:.1f} s")
     print(f"perplexity         {math.exp(ours):.4f} native, {math.exp(theirs):.4f} reference")
     print(f"ratio              {ratio:.6f}  (limit 1 ± {LIMIT}; loss differs by {ours - theirs:+.6f}, "
           f"standard deviation between windows {spread:.6f})")  # fmt: skip
@@ -213,6 +222,22 @@ def compare_distributions(native: Native, checkpoint: Checkpoint, ids: Sequence[
           f"99 % {np.quantile(every, 0.99):.6f}, max {every.max():.6f} nats over {len(every)} positions")  # fmt: skip
 
 
+def compare_rounded(checkpoint: Checkpoint, ids: Sequence[int], options: argparse.Namespace) -> None:
+    """Weights rounded while loading against the file's own floats. The limit is for int8; q4 is told as it is."""
+    floats = Native(checkpoint, isa=options.isa, kv="float32", threads=options.threads)
+    wanted = native_losses(floats, ids, options.limit)
+    del floats
+    native = Native(
+        checkpoint, isa=options.isa, kv=options.kv, threads=options.threads, quantization=options.quantization
+    )
+    print(
+        f"{checkpoint.path.name} as {options.quantization}, {native.executor.isa}, {options.kv} KV, against its floats"
+    )
+    ratio = compare_losses(native, ids, wanted, options.limit)
+    if options.quantization == "int8" and abs(ratio - 1) > LIMIT:
+        sys.exit(f"the perplexity ratio {ratio:.6f} is not within {LIMIT:.1%}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
@@ -221,6 +246,7 @@ def main() -> None:
     parser.add_argument("--kv", default="bf16")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--kl", type=int, default=0, metavar="PROMPTS")
+    parser.add_argument("--quantization", choices=("auto", "int8", "q4"), default="auto")
     parser.add_argument("--make-reference", action="store_true")
     options = parser.parse_args()
     checkpoint = open_checkpoint(options.model)
@@ -231,6 +257,8 @@ def main() -> None:
         known[sha256] = make_reference(checkpoint, ids)
         file.write_text(json.dumps(known, indent=1) + "\n")
         return
+    if options.quantization != "auto":
+        return compare_rounded(checkpoint, ids, options)
     stored = stored_reference(sha256, ids)
     native = Native(checkpoint, isa=options.isa, kv=options.kv, threads=options.threads)
     print(f"{checkpoint.path.name}, {native.executor.isa}, {options.kv} KV, {len(ids)} ids of text")

@@ -53,25 +53,46 @@ int code_q5_0(const uint8_t* block, int column, int k) {
   return nibble(block, column, k) + 16 * fifth;
 }
 int code_q4_k(const uint8_t* block, int column, int k) { return nibble(block + k / 32 * 512, column, k % 32); }
+int code_q5_k(const uint8_t* block, int column, int k) { return code_q5_0(block + k / 32 * 640, column, k % 32); }
+int pair(const uint8_t* plane, int column, int k) {
+  return plane[k / 16 * 128 + column * 4 + k % 4] / (1 << 2 * (k % 16 / 4)) % 4;
+}
+int code_q2_k(const uint8_t* block, int column, int k) { return pair(block + k / 32 * 320, column, k % 32); }
+int code_q3_k(const uint8_t* block, int column, int k) {
+  const uint8_t* step = block + k / 32 * 384;
+  const int high = step[256 + column * 4 + k % 4] / (1 << k % 32 / 4) % 2;
+  return pair(step, column, k % 32) + 4 * high;
+}
+int code_tq2_0(const uint8_t* block, int column, int k) { return pair(block + k / 32 * 256, column, k % 32); }
 int code_q6_k(const uint8_t* block, int column, int k) {
   const uint8_t* step = block + k / 32 * 832;
-  const int j = k % 16 / 4, pair = step[512 + k % 32 / 16 * 128 + column * 4 + k % 4] / (1 << 2 * j) % 4;
-  return nibble(step, column, k % 32) + 16 * pair;
+  return nibble(step, column, k % 32) + 16 * pair(step + 512, column, k % 32);
 }
 template <int AT>
 float half_at(const uint8_t* block, int column, int) {
   return half(at<uint16_t>(block + AT, column));
 }
-int pair_q4_k(const uint8_t* block, int column, int s, int which) {  // which 0: scale, 1: minimum; bits 4 and 5 of it
-  return block[4480 + s % 4 * 32 + column] >> (s / 4 * 4 + which * 2) & 3;
+// Six bits of step s from `from` on: which 0: the first number (scales), 1: the second.
+int six_bits(const uint8_t* from, int column, int s, int which) {
+  const int low = which ? from[s * 32 + column] / 16 : from[s * 32 + column] % 16;
+  return low + 16 * (from[256 + s % 4 * 32 + column] >> (s / 4 * 4 + which * 2) & 3);
 }
-float scale_q4_k(const uint8_t* block, int column, int k) {
-  const int s = k / 32, six = block[4224 + s * 32 + column] % 16 + 16 * pair_q4_k(block, column, s, 0);
-  return half(at<uint16_t>(block + 4096, column)) * static_cast<float>(six);
+// The half at D times the six bits that stand from SIX on.
+template <int D, int SIX, int WHICH>
+float six_at(const uint8_t* block, int column, int k) {
+  return half(at<uint16_t>(block + D, column)) * static_cast<float>(six_bits(block + SIX, column, k / 32, WHICH));
 }
-float minimum_q4_k(const uint8_t* block, int column, int k) {
-  const int s = k / 32, six = block[4224 + s * 32 + column] / 16 + 16 * pair_q4_k(block, column, s, 1);
-  return half(at<uint16_t>(block + 4160, column)) * static_cast<float>(six);
+float scale_q3_k(const uint8_t* block, int column, int k) {
+  const int six = six_bits(block + 3136, column, k / 32, k % 32 / 16);
+  return half(at<uint16_t>(block + 3072, column)) * static_cast<float>(six - 32);
+}
+float scale_q2_k(const uint8_t* block, int column, int k) {
+  const int scale = block[k / 32 * 320 + 256 + k % 32 / 16 * 32 + column] % 16;
+  return half(at<uint16_t>(block + 2560, column)) * static_cast<float>(scale);
+}
+float minimum_q2_k(const uint8_t* block, int column, int k) {
+  const int minimum = block[k / 32 * 320 + 256 + k % 32 / 16 * 32 + column] / 16;
+  return half(at<uint16_t>(block + 2624, column)) * static_cast<float>(minimum);
 }
 float scale_q6_k(const uint8_t* block, int column, int k) {
   const auto eight = static_cast<int8_t>(block[k / 32 * 832 + 768 + k % 32 / 16 * 32 + column]);
@@ -84,6 +105,30 @@ int64_t dot(const uint8_t* block, int column, int first, const int8_t* x) {
   int64_t sum = 0;
   for (int k = 0; k < GROUP; k++) sum += (CODE(block, column, from + k) - ZERO) * x[k];
   return sum;
+}
+
+// Numbers of formats with a table, of its index. kEighths and the like: an i-quant's magnitudes, then the same below zero.
+constexpr int kNl[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+constexpr int kE2m1[] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+constexpr int kEighths[] = {8, 25, 43, 0, 0, 0, 0, 0, -8, -25, -43, 0, 0, 0, 0, 0};
+constexpr int kQuarters[] = {4, 12, 20, 28, 36, 44, 52, 62, -4, -12, -20, -28, -36, -44, -52, -62};
+constexpr int kOdd[] = {1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15};
+constexpr int kShifted[] = {-7, 1, 9, 0, 0, 0, 0, 0, -9, -1, 7, 0, 0, 0, 0, 0};
+template <const int (&TABLE)[16]>
+int looked_up(const uint8_t* block, int column, int k) {
+  return TABLE[nibble(block + k / 32 * 512, column, k % 32)];
+}
+float scale_mxfp4(const uint8_t* block, int column, int) { return std::ldexp(1.0f, block[512 + column] - 128); }
+float scale_iq4_xs(const uint8_t* block, int column, int k) {
+  const int s = k / 32, low = block[4160 + s / 2 * 32 + column] >> s % 2 * 4 & 15;
+  const int high = block[4288 + s / 4 * 32 + column] >> s % 4 * 2 & 3;
+  return half(at<uint16_t>(block + 4096, column)) * static_cast<float>(low + 16 * high - 32);
+}
+// The odd multiplier of a group of GROUP, in units of 1 / UNIT.
+template <int GROUP, int UNIT>
+float scale_grid(const uint8_t* block, int column, int k) {
+  const float multiplier = static_cast<float>(block[4160 + k / GROUP * 32 + column]) / UNIT;
+  return half(at<uint16_t>(block + 4096, column)) * multiplier;
 }
 
 using Dot = int64_t (*)(const uint8_t* block, int column, int first, const int8_t* x);
@@ -99,9 +144,25 @@ constexpr Layout kLayouts[] = {
     {"q4_0.p32.k4.1", 576, 32, 32, dot<nibble, 8, 32, 32>, half_at<512>, nullptr},
     {"q4_1.p32.k4.1", 640, 32, 32, dot<nibble, 0, 32, 32>, half_at<512>, half_at<576>},
     {"q8_0.p32.k4.1", 1088, 32, 32, dot<byte, 128, 32, 32>, half_at<1024>, nullptr},
+    {"int8.p32.k4.1", 1152, 32, 32, dot<byte, 128, 32, 32>, half_at<1024>, half_at<1088>},
     {"q5_0.p32.k4.1", 704, 32, 32, dot<code_q5_0, 16, 32, 32>, half_at<640>, nullptr},
-    {"q4_k.p32.k4.1", 4608, 256, 32, dot<code_q4_k, 0, 32, 256>, scale_q4_k, minimum_q4_k},
+    {"q5_1.p32.k4.1", 768, 32, 32, dot<code_q5_0, 0, 32, 32>, half_at<640>, half_at<704>},
+    {"q2_k.p32.k4.1", 2688, 256, 16, dot<code_q2_k, 0, 16, 256>, scale_q2_k, minimum_q2_k},
+    {"q3_k.p32.k4.1", 3520, 256, 16, dot<code_q3_k, 4, 16, 256>, scale_q3_k, nullptr},
+    {"q4_k.p32.k4.1", 4608, 256, 32, dot<code_q4_k, 0, 32, 256>, six_at<4096, 4224, 0>, six_at<4160, 4224, 1>},
+    {"q5_k.p32.k4.1", 5632, 256, 32, dot<code_q5_k, 0, 32, 256>, six_at<5120, 5248, 0>, six_at<5184, 5248, 1>},
     {"q6_k.p32.k4.1", 6720, 256, 16, dot<code_q6_k, 32, 16, 256>, scale_q6_k, nullptr},
+    {"iq4_nl.p32.k4.1", 576, 32, 32, dot<looked_up<kNl>, 0, 32, 32>, half_at<512>, nullptr},
+    {"iq4_xs.p32.k4.1", 4352, 256, 32, dot<looked_up<kNl>, 0, 32, 256>, scale_iq4_xs, nullptr},
+    {"mxfp4.p32.k4.1", 544, 32, 32, dot<looked_up<kE2m1>, 0, 32, 32>, scale_mxfp4, nullptr},
+    {"iq3_s.p32.k4.1", 4416, 256, 32, dot<looked_up<kOdd>, 0, 32, 256>, scale_grid<32, 1>, nullptr},
+    {"iq3_xxs.p32.k4.1", 4416, 256, 32, dot<looked_up<kQuarters>, 0, 32, 256>, scale_grid<32, 4>, nullptr},
+    {"iq2_s.p32.k4.1", 4672, 256, 16, dot<looked_up<kEighths>, 0, 16, 256>, scale_grid<16, 8>, nullptr},
+    {"iq2_xs.p32.k4.1", 4672, 256, 16, dot<looked_up<kEighths>, 0, 16, 256>, scale_grid<16, 8>, nullptr},
+    {"iq2_xxs.p32.k4.1", 4416, 256, 32, dot<looked_up<kEighths>, 0, 32, 256>, scale_grid<32, 8>, nullptr},
+    {"iq1_m.p32.k4.1", 4672, 256, 16, dot<looked_up<kShifted>, 0, 16, 256>, scale_grid<16, 8>, nullptr},
+    {"iq1_s.p32.k4.1", 4416, 256, 32, dot<looked_up<kShifted>, 0, 32, 256>, scale_grid<32, 8>, nullptr},
+    {"tq2_0.p32.k4.1", 2112, 256, 32, dot<code_tq2_0, 1, 32, 256>, half_at<2048>, nullptr},
 };
 struct Floats {
   const char* id;
@@ -125,7 +186,10 @@ float packed_element(const Layout& layout, const uint8_t* panel, i64 K, int colu
     const int64_t dot = layout.dot(block, column, first, acts.x + k0 % 32);
     const float scale = layout.scale(block, column, first) * acts.scale;
     f = step(static_cast<float>(dot), scale, f, fused);
-    if (layout.minimum) f = step(layout.minimum(block, column, first), acts.scaled_sum, f, fused);
+    if (!layout.minimum) continue;
+    const float of16 = acts.scale * static_cast<float>(acts.sum16[k0 % 32 / 16]);
+    const float sum = layout.group == 32 ? acts.scaled_sum : of16;
+    f = step(layout.minimum(block, column, first), sum, f, fused);
   }
   return f;
 }

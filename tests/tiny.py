@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
+from tests import encoded
+
 Floats = NDArray[np.float32]
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -193,8 +195,7 @@ def gguf_file(
         if values.ndim < 2 or kind == "f32":
             writer.add_tensor(target, values)
             continue
-        quantized_type = gguf.GGMLQuantizationType[kind.upper()]
-        writer.add_tensor(target, gguf.quants.quantize(values, quantized_type), raw_dtype=quantized_type)
+        writer.add_tensor(target, encoded.encode(kind, values), raw_dtype=gguf.GGMLQuantizationType[kind.upper()])
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -3,9 +3,10 @@
 // A block is 32 columns x kSpan k, done in steps of 32 k. Of a step, column half c (16 columns) has 8 quads of four k each,
 // a quad is one 64-byte vector: byte l*4 + t belongs to column c*16 + l. A format is a struct of
 //   kBlock (bytes), kSpan (k), kZero (zero point), kMax (largest code), kMin (has minima), kGroups (scales a step: 1, or 2
-//   for groups of 16) and, for step s of a block: quad<q>(block, s, c); d(block, s, c, group), m(block, s, c);
-//   code(block, s, column, k).
-// Codes of more than four bits have their low nibbles as those of four and the rest in planes behind them.
+//   for groups of 16) and, for step s of a block: quad<q>(block, s, c); d(block, s, c, group), where it has minima
+//   m(block, s, c, group); code(block, s, column, k).
+// Codes of more than four bits have their low nibbles as those of four and the rest in planes behind them; codes of two and
+// three bits are planes alone.
 #pragma once
 #include "../simd/simd.h"
 
@@ -39,6 +40,37 @@ inline simd::I plane_bits(simd::I plane, int32_t mask) {
   if constexpr (FROM < TO) plane = simd::shl_i<TO - FROM>(plane);
   if constexpr (FROM > TO) plane = simd::shr_i<FROM - TO>(plane);
   return simd::and_i(plane, simd::seti(mask));
+}
+
+// Two rows of pairs of bits a half, one for each 16 k: bits 2j and 2j + 1 of a byte are those of k = 4j + t. Moved to TO.
+template <int Q, int TO>
+inline simd::I pair_quad(const uint8_t* at, int c) {
+  return plane_bits<Q % 4 * 2, TO>(simd::loadi(at + Q / 4 * 128 + c * 64), 0x03030303 << TO);
+}
+inline int pair_code(const uint8_t* at, int column, int k) {
+  return at[k / 16 * 128 + column * 4 + k % 4] >> k % 16 / 4 * 2 & 3;
+}
+
+// A row of bits a half: bit j of a byte is that of k = 4j + t. Moved to TO.
+template <int Q, int TO>
+inline simd::I bit_quad(const uint8_t* at, int c) {
+  return plane_bits<Q, TO>(simd::loadi(at + c * 64), 0x01010101 << TO);
+}
+inline int bit_code(const uint8_t* at, int column, int k) { return at[column * 4 + k % 4] >> k / 4 & 1; }
+
+// Two numbers of six bits a step and column: 8 x 32 bytes of low halves (first | second << 4), then 4 x 32 bytes of high
+// pairs: that of step s < 4 holds bits 4 and 5 of first of s, second of s, first of s + 4, second of s + 4.
+inline simd::I six_low(const uint8_t* at, i64 s, int c) { return simd::load_u8(at + s * 32 + c * 16); }
+inline simd::I six_high(const uint8_t* at, i64 s, int c) {
+  return simd::shr_by(simd::load_u8(at + 256 + (s & 3) * 32 + c * 16), static_cast<int>(s & 4));
+}
+inline simd::I first_six(const uint8_t* at, i64 s, int c) {
+  using namespace simd;
+  return or_i(and_i(six_low(at, s, c), seti(15)), and_i(shl_i<4>(six_high(at, s, c)), seti(48)));
+}
+inline simd::I second_six(const uint8_t* at, i64 s, int c) {
+  using namespace simd;
+  return or_i(shr_i<4>(six_low(at, s, c)), and_i(shl_i<2>(six_high(at, s, c)), seti(48)));
 }
 
 inline simd::F half_scales(const uint8_t* at, int c) {

@@ -15,7 +15,7 @@ struct Q4_1 {
   }
   static inline int code(const uint8_t* block, i64, int column, int k) { return nibble_code(block, column, k); }
   static inline simd::F d(const uint8_t* block, i64, int c, int) { return half_scales(block + 512, c); }
-  static inline simd::F m(const uint8_t* block, i64, int c) { return half_scales(block + 576, c); }
+  static inline simd::F m(const uint8_t* block, i64, int c, int) { return half_scales(block + 576, c); }
 };
 
 }  // namespace

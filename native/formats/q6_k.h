@@ -1,7 +1,5 @@
 // q6_k.p32.k4.1, 256 k: 8 steps of {512 nibble bytes, 256 of high pairs, 32 int8 scales of k 0..15, 32 of k 16..31}, then 32
 // half d; value d * scale * (q - 32), d * scale rounded once to float.
-// High pairs: half c of k 0..15 has 64 bytes, byte l*4 + t, bits 2j and 2j + 1 are those of column c*16 + l at k = 4j + t;
-// both halves of k 0..15, then those of k 16..31.
 #pragma once
 #include "blocks.h"
 
@@ -15,19 +13,16 @@ struct Q6_K {
   template <int Q>
   static inline simd::I quad(const uint8_t* block, i64 s, int c) {
     const uint8_t* at = block + s * kStep;
-    const simd::I pairs = simd::loadi(at + 512 + Q / 4 * 128 + c * 64);
-    return simd::or_i(nibble_quad<Q>(at, c), plane_bits<Q % 4 * 2, 4>(pairs, 0x30303030));
+    return simd::or_i(nibble_quad<Q>(at, c), pair_quad<Q, 4>(at + 512, c));
   }
   static inline int code(const uint8_t* block, i64 s, int column, int k) {
     const uint8_t* at = block + s * kStep;
-    const int pair = at[512 + k / 16 * 128 + column * 4 + k % 4] >> k % 16 / 4 * 2 & 3;
-    return nibble_code(at, column, k) | pair << 4;
+    return nibble_code(at, column, k) | pair_code(at + 512, column, k) << 4;
   }
   static inline simd::F d(const uint8_t* block, i64 s, int c, int group) {
     const auto* scales = reinterpret_cast<const int8_t*>(block + s * kStep + 768 + group * 32);
     return simd::mul(half_scales(block + 6656, c), simd::to_f(simd::load_i8(scales + c * 16)));
   }
-  static inline simd::F m(const uint8_t*, i64, int) { return simd::zero(); }
 };
 
 }  // namespace

@@ -15,7 +15,6 @@ struct Q8_0 {
   }
   static inline int code(const uint8_t* block, i64, int column, int k) { return byte_code(block, column, k); }
   static inline simd::F d(const uint8_t* block, i64, int c, int) { return half_scales(block + 1024, c); }
-  static inline simd::F m(const uint8_t*, i64, int) { return simd::zero(); }
 };
 
 }  // namespace

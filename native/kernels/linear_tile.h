@@ -2,10 +2,10 @@
 // columns. Knows packed panels and activation rows; nothing of phases, threads or models.
 //
 // Order, per output element, whatever the tile: groups ascending; the int32 dot of a group is exact, with the zero point
-// folded in as -zero * sum(x); then f = fma(float(dot), d * scale, f) and, with minima, f = fma(m, scaled_sum, f). Float
-// formats: f = fma(w, x, f), k ascending. A block of K that ends leaves f in `out` and the next goes on from there.
+// folded in as -zero * sum(x); then f = fma(float(dot), d * scale, f) and, with minima, f = fma(m, scaled_sum, f), where groups
+// are 16 with scale * float(sum of the 16) for the scaled sum. Float formats: f = fma(w, x, f), k ascending. A block of K that ends leaves f in `out` and the next goes on from there.
 //
-// Tiles read the packed bytes directly, or steps of a panel that were unpacked in the scratch (formats.cc says when).
+// Tiles read the packed bytes directly, or steps of a panel that were unpacked in the scratch (packed_linear.h says when).
 // Tried and dropped, two threads of a Zen 5, one row from memory that gave 42 to 44 GB/s to a plain read: two panels at
 // once, prefetched 4, 8 and 16 steps ahead: Q4_K 34, 35 and 36 GB/s, Q6_K 38, 39 and 38, Q4_1 36, 35 and 36. One panel, 8
 // and 16 steps ahead: Q4_K 42 and 42, Q6_K 41 and 41, Q4_1 43 and 43; in a decode step of SmolLM2 12 and 16 steps
@@ -88,10 +88,15 @@ inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], co
       to = fma(to_f(dot[r.value][v.value].total()), mul(d, set1(rows.group(r.value, b).scale)), to);
     });
     if constexpr (W::kMin) {
-      const F m = W::m(block, s, half(v.value));
+      const F m = W::m(block, s, half(v.value), S);
       unroll<0, R>([&](auto r) OCTAVO_INLINE {
         F& to = f[r.value][v.value];
-        to = fma(m, set1(rows.group(r.value, b).scaled_sum), to);
+        if constexpr (W::kGroups == 1) {
+          to = fma(m, set1(rows.group(r.value, b).scaled_sum), to);
+        } else {
+          const ActGroup& acts = rows.group(r.value, b);
+          to = fma(m, mul(set1(acts.scale), to_f(seti(acts.sum16[S]))), to);
+        }
       });
     }
   });

@@ -236,39 +236,53 @@ static inline I nibble_lo(I x) {
   return {_mm256_and_si256(x.a, m), _mm256_and_si256(x.b, m)};
 }
 static inline I nibble_hi(I x) { return nibble_lo({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)}); }
+static inline I table16(const uint8_t* p) {
+  const __m256i v = _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(p)));
+  return {v, v};
+}
+static inline I lookup(I table, I codes) {
+  return {_mm256_shuffle_epi8(table.a, codes.a), _mm256_shuffle_epi8(table.b, codes.b)};
+}
 using Quad = __m256i;
 static inline Quad quad(const int8_t* p) { return _mm256_set1_epi32(*reinterpret_cast<const word_u*>(p)); }
 // maddubs adds two products into 16 bits, at most 2 * 127 * MAX. Codes less their zero point are small enough that a lane
 // holds all QUADS of a group (Q8_0's are not: add_signed), and sums wrap, so only the end has to fit: they
-// begin at -ZERO * the sum of the activations that fall on the lane, which is the same for all columns.
+// begin at -ZERO * the sum of the activations that fall on the lane, which is the same for all columns. Codes of five bits
+// from 0 on fit around their middle: what is taken away for it, the same for all columns too, comes back at the end.
 template <int MAX, int ZERO, int QUADS>
 struct Dot {
-  static constexpr int kMost = ZERO > MAX - ZERO ? ZERO : MAX - ZERO;
+  static constexpr int kMiddle = ZERO == 0 && 2 * 127 * QUADS * MAX > 32767 ? (MAX + 1) / 2 : ZERO;
+  static constexpr int kMost = kMiddle > MAX - kMiddle ? kMiddle : MAX - kMiddle;
   static constexpr bool kNarrow = 2 * 127 * QUADS * kMost <= 32767 && 2 * 127 * MAX <= 32767;
   static_assert(kNarrow || (ZERO == 128 && MAX == 255));
   struct Start {
     __m256i v;
+    int32_t back;
   };
   I acc;
+  int32_t back;
   // x: the group's activations, sum: theirs. Lane parities 0 and 1 have k = 4q + {0, 1} and 4q + {2, 3}.
-  static inline Start start_of(const int8_t* x, int32_t) {
-    if constexpr (ZERO == 0 || !kNarrow) return {_mm256_setzero_si256()};
+  static inline Start start_of(const int8_t* x, int32_t sum) {
+    if constexpr (kMiddle == 0 || !kNarrow) return {_mm256_setzero_si256(), 0};
     const __m128i* at = reinterpret_cast<const __m128i*>(x);
-    const __m128i zero = _mm_set1_epi8(static_cast<char>(ZERO));
+    const __m128i zero = _mm_set1_epi8(static_cast<char>(kMiddle));
     __m128i h = _mm_maddubs_epi16(zero, _mm_loadu_si128(at));
     if constexpr (QUADS == 8) h = _mm_add_epi16(h, _mm_maddubs_epi16(zero, _mm_loadu_si128(at + 1)));
     h = _mm_add_epi16(h, _mm_shuffle_epi32(h, 0x4e));
     h = _mm_add_epi16(h, _mm_shuffle_epi32(h, 0xb1));
-    return {_mm256_sub_epi16(_mm256_setzero_si256(), _mm256_broadcastsi128_si256(h))};
+    return {_mm256_sub_epi16(_mm256_setzero_si256(), _mm256_broadcastsi128_si256(h)), (kMiddle - ZERO) * sum};
   }
-  inline void start(Start from) { acc = {from.v, from.v}; }
+  inline void start(Start from) {
+    acc = {from.v, from.v};
+    back = from.back;
+  }
   template <int N>
   inline void step(I w, Quad x) {
     if constexpr (!kNarrow) {
       acc = {add_signed(acc.a, w.a, x), add_signed(acc.b, w.b, x)};
     } else {
       const I p = {_mm256_maddubs_epi16(w.a, x), _mm256_maddubs_epi16(w.b, x)};
-      acc = N == 0 && ZERO == 0 ? p : I{_mm256_add_epi16(acc.a, p.a), _mm256_add_epi16(acc.b, p.b)};
+      acc = N == 0 && kMiddle == 0 ? p : I{_mm256_add_epi16(acc.a, p.a), _mm256_add_epi16(acc.b, p.b)};
     }
     asm("" : "+x"(acc.a), "+x"(acc.b));  // or gcc reassociates: all products first, spilled, then their sum
   }
@@ -281,7 +295,8 @@ struct Dot {
   inline I total() const {
     if constexpr (!kNarrow) return acc;
     const __m256i one = _mm256_set1_epi16(1);
-    return {_mm256_madd_epi16(acc.a, one), _mm256_madd_epi16(acc.b, one)};
+    const I sum = {_mm256_madd_epi16(acc.a, one), _mm256_madd_epi16(acc.b, one)};
+    return kMiddle == ZERO ? sum : add_i(sum, seti(back));
   }
 };
 

@@ -190,6 +190,10 @@ static inline I dot_u8s8(I acc, I u, I s) { return {_mm512_dpbusd_epi32(acc.v, u
 static inline I dot_i16(I acc, I a, I b) { return {_mm512_dpwssd_epi32(acc.v, a.v, b.v)}; }
 static inline I nibble_lo(I a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
 static inline I nibble_hi(I a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+static inline I table16(const uint8_t* p) {
+  return {_mm512_broadcast_i32x4(_mm_load_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+static inline I lookup(I table, I codes) { return {_mm512_shuffle_epi8(table.v, codes.v)}; }
 using Quad = I;
 static inline Quad quad(const int8_t* p) { return bcast4(p); }
 template <int MAX, int ZERO, int QUADS>

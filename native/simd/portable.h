@@ -264,6 +264,14 @@ static inline I dot_i16(I acc, I a, I b) {
 static inline I dot_u8s8(I acc, I u, I s) { return each_i([&](int i) { return dot4(acc.v[i], u.v[i], s.v[i]); }); }
 static inline I nibble_lo(I a) { return and_i(a, seti(0x0f0f0f0f)); }
 static inline I nibble_hi(I a) { return nibble_lo(shr_i<4>(a)); }
+static inline I table16(const uint8_t* p) { return each_i([=](int) { return (W4) *reinterpret_cast<const W4u*>(p); }); }
+static inline I lookup(I table, I codes) {
+  alignas(16) uint8_t entries[64], from[64];
+  storei(entries, table);
+  storei(from, codes);
+  for (int i = 0; i < 64; i++) from[i] = entries[from[i]];
+  return loadi(from);
+}
 using Quad = W4;
 static inline Quad quad(const int8_t* p) { return bcast4(p).v[0]; }
 template <int MAX, int ZERO, int QUADS>

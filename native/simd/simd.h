@@ -17,7 +17,8 @@
 //   gt_i eq_i
 //   lt le gt ge eq (false for NaN) mask_n select select_i any bits first
 //   reduce_add reduce_max reduce_add_i reduce_max_i: lanes i and i+8, then i+4, i+2, i+1
-//   bcast4 dot_u8s8 nibble_lo nibble_hi quad Dot  exp silu  prefetch  HAS_BF16_DOT dot_bf16
+//   bcast4 dot_u8s8 nibble_lo nibble_hi  table16(16 bytes, aligned) lookup(table, bytes below 16): table entries
+//   quad Dot  exp silu  prefetch  HAS_BF16_DOT dot_bf16
 //
 // Dot<MAX, ZERO, QUADS> sums products of unsigned bytes (each at most MAX) less ZERO with int8 in -127..127 over the QUADS (4
 // or 8) quads of a group, exactly: start(start_of(activations of the group, their sum)), step<n>(w, x) for n = 0..QUADS - 1

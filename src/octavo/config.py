@@ -77,6 +77,10 @@ class EngineConfig:
         "how rows become a vector; auto: what the model's files say; rank: the classification head", MODEL,
         aliases=("--pooling-type",), rare=True,
     )
+    quantization: str = option(
+        "auto", choice("auto", "int8", "q4", none="auto", q8_0="int8", q4_1="q4"),
+        "round float weights while loading; auto keeps the file's", MODEL, aliases=("-q", "--quant"),
+    )
     max_model_len: int | None = option(
         None, count(16, auto=True, unit="tokens"), "context length; auto: the model's, reduced to what fits", MEMORY,
         aliases=("--ctx-size", "-c", "--context-length"),

@@ -32,13 +32,21 @@ struct Case {
   const char* id;
   i64 block, span;      // bytes of 32 columns x span k
   i64 scales, scaling;  // bytes of halves (float formats: of elements) in a block, and where they begin
-  char type;            // of those: h: half, f: float, b: bf16; every other byte of a block is any byte
+  char type;            // of those: h: half, f: float, b: bf16, e: exponent; every other byte of a block is any byte
   bool packed;
 };
 const Case kCases[] = {
     {"q4_0.p32.k4.1", 576, 32, 64, 512, 'h', true},    {"q4_1.p32.k4.1", 640, 32, 128, 512, 'h', true},
     {"q8_0.p32.k4.1", 1088, 32, 64, 1024, 'h', true},  {"q5_0.p32.k4.1", 704, 32, 64, 640, 'h', true},
-    {"q4_k.p32.k4.1", 4608, 256, 128, 4096, 'h', true}, {"q6_k.p32.k4.1", 6720, 256, 64, 6656, 'h', true},
+    {"q5_1.p32.k4.1", 768, 32, 128, 640, 'h', true},   {"q2_k.p32.k4.1", 2688, 256, 128, 2560, 'h', true},
+    {"q3_k.p32.k4.1", 3520, 256, 64, 3072, 'h', true},  {"q4_k.p32.k4.1", 4608, 256, 128, 4096, 'h', true},
+    {"q5_k.p32.k4.1", 5632, 256, 128, 5120, 'h', true}, {"q6_k.p32.k4.1", 6720, 256, 64, 6656, 'h', true},
+    {"iq4_nl.p32.k4.1", 576, 32, 64, 512, 'h', true},   {"iq4_xs.p32.k4.1", 4352, 256, 64, 4096, 'h', true},
+    {"mxfp4.p32.k4.1", 544, 32, 32, 512, 'e', true},    {"iq3_s.p32.k4.1", 4416, 256, 64, 4096, 'h', true},
+    {"iq3_xxs.p32.k4.1", 4416, 256, 64, 4096, 'h', true}, {"iq2_s.p32.k4.1", 4672, 256, 64, 4096, 'h', true},
+    {"iq2_xs.p32.k4.1", 4672, 256, 64, 4096, 'h', true}, {"iq2_xxs.p32.k4.1", 4416, 256, 64, 4096, 'h', true},
+    {"iq1_m.p32.k4.1", 4672, 256, 64, 4096, 'h', true}, {"iq1_s.p32.k4.1", 4416, 256, 64, 4096, 'h', true},
+    {"tq2_0.p32.k4.1", 2112, 256, 64, 2048, 'h', true}, {"int8.p32.k4.1", 1152, 32, 128, 1024, 'h', true},
     {"bf16.p32.k1.1", 64, 1, 64, 0, 'b', false},       {"f16.p32.k1.1", 64, 1, 64, 0, 'h', false},
     {"f32.p32.k1.1", 128, 1, 128, 0, 'f', false},
 };
@@ -54,6 +62,8 @@ void put(std::vector<uint8_t>& to, size_t at, float v, char type) {
   std::memcpy(&bits, &v, 4);
   if (type == 'f') {
     std::memcpy(&to[at], &bits, 4);
+  } else if (type == 'e') {  // of values up to 2^20, and the denormal ones
+    to[at] = static_cast<uint8_t>(whole(0, 7) ? whole(100, 148) : whole(0, 2));
   } else if (type == 'b') {
     std::memcpy(&to[at], reinterpret_cast<uint8_t*>(&bits) + 2, 2);
   } else {  // any half of either sign below 2: also denormals and zero
@@ -66,7 +76,7 @@ void put(std::vector<uint8_t>& to, size_t at, float v, char type) {
 std::vector<uint8_t> weights(const Case& c, i64 K, i64 panels) {
   const size_t blocks = static_cast<size_t>(panels * (K / c.span)), block = static_cast<size_t>(c.block);
   std::vector<uint8_t> w(blocks * block);
-  const size_t size = c.type == 'f' ? 4 : 2, first = static_cast<size_t>(c.scaling);
+  const size_t size = c.type == 'f' ? 4 : c.type == 'e' ? 1 : 2, first = static_cast<size_t>(c.scaling);
   for (size_t at = 0; at < w.size(); at += block) {
     const bool extreme = whole(0, 3) == 0;
     for (size_t i = 0; i < block; i++) w[at + i] = static_cast<uint8_t>(extreme ? 255 : whole(0, 255));

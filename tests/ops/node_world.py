@@ -16,6 +16,7 @@ from octavo.execution.tape import Image, Word, buffer, dimension, float_bits, im
 from octavo.kernels import library
 from octavo.lowering.layouts import group_layout
 from octavo.program.graph import StateGroup
+from octavo.quantization.i_quants import GRIDS
 from octavo.quantization.kv import KV_DTYPES
 from octavo.quantization.panels import LAYOUTS, PackedLayout, packed_bytes
 
@@ -146,7 +147,11 @@ def store_op(out: Word, ld: int) -> list[Word | str]:
 
 
 # Where the float16 scales stand in a block; every other byte may be any byte.
-SCALES = {"u4": (512, 640), "u5": (640, 704), "u8": (1024, 1088), "q4_k": (4096, 4224), "q6_k": (6656, 6720)}
+SCALES = {
+    "u4": (512, 640), "u5": (640, 768), "u8": (1024, 1152), "q2_k": (2560, 2688), "q3_k": (3072, 3136),
+    "q4_k": (4096, 4224), "q5_k": (5120, 5248), "q6_k": (6656, 6720), "iq4_nl": (512, 576), "tq2_0": (2048, 2112),
+    **dict.fromkeys(("iq4_xs", *GRIDS), (4096, 4160)),
+}  # fmt: skip
 
 
 def whole_k(layout_id: str, k: int) -> int:
@@ -164,6 +169,9 @@ def packed_weight(layout_id: str, n: int, k: int, random: np.random.Generator) -
         return _narrowed(values, layout).view(np.uint8)
     blocks = out.reshape(-1, layout.block_bytes)
     blocks[:] = random.integers(0, 256, blocks.shape)
+    if layout.elements == "mxfp4":  # exponents of about 1/64 of what a table entry is
+        blocks[:, 512:] = random.integers(118, 126, (len(blocks), 32))
+        return out
     scales = blocks[:, slice(*SCALES[layout.elements])]
     halves = random.standard_normal((len(blocks), scales.shape[1] // 2)) * 0.02
     scales[:] = halves.astype(np.float16).view(np.uint8)

@@ -32,6 +32,7 @@ from octavo.execution.step import PAGE_TOKENS, PagesAppended, RowRun, SlotOpen, 
 from octavo.execution.tuned_file import TunedFile
 from octavo.machine import Machine, read_machine
 from octavo.ops.quantize import GROUP
+from octavo.quantization.rounding import VERSION as ROUNDING
 from octavo.sampling_params import SamplingParams
 from octavo.speculation.choice import choose
 
@@ -117,11 +118,12 @@ def decide_threads(config: EngineConfig, machine: Machine) -> int:
 
 
 def fingerprint(digest: str, isa: str, plan: MemoryPlan) -> str:
-    """What decides the tokens beside the request: weights, numerics version, ISA class, KV dtype, activation group, and
-    rope tables that depend on the context."""
+    """What decides the tokens beside the request: weights and how they are rounded, numerics version, ISA class, KV
+    dtype, activation group, and rope tables that depend on the context."""
     kv = [group.layout for group in plan.layouts.lowered.groups]
     tables = sorted(name for name in plan.layouts.lowered.tables if "@" in name)  # layers/rotary.py
-    facts = "|".join([digest, str(NUMERICS), isa, *kv, f"acts.g{GROUP}", *tables])
+    rounded = sorted({f"{source.rounded}.{ROUNDING}" for source in plan.sources.values() if source.rounded})
+    facts = "|".join([digest, str(NUMERICS), isa, *kv, f"acts.g{GROUP}", *tables, *rounded])
     return f"octavo-n{NUMERICS}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 
@@ -247,7 +249,7 @@ def summary(loaded: LoadedModel, config: EngineConfig) -> list[str]:
     return [
         f"cpu       {machine.cpu_name}, {machine.physical_cores} cores, {_ISA_NAMES[loaded.executor.isa]}, "
         f"{_size(machine.memory_total)} · deterministic",
-        f"model     {checkpoint.display_name} · {checkpoint.config.get('model_type')} · {checkpoint.weight_format} · "
+        f"model     {checkpoint.display_name} · {checkpoint.config.get('model_type')} · {_held(checkpoint, config)} · "
         f"context {plan.context:,}{reduced}",
         f"memory    weights {_size(regions.weights)}{packed} + KV {_size(regions.kv)} + arena {_size(arena)} + runtime "
         f"{_size(plan.runtime)} = {_size(plan.total)} of {_size(plan.allowed)} allowed",
@@ -266,6 +268,11 @@ def _vectors(pooling: Pooling, width: int) -> str:
     if pooling.labels:
         return f"scores of {pooling.labels} label{'s' * (pooling.labels > 1)}, from the {pooling.kind} row"
     return f"embeddings of {width} numbers, {pooling.kind} pooling{', normalized' * pooling.normalize}"
+
+
+def _held(checkpoint: Checkpoint, config: EngineConfig) -> str:
+    """What the weights are, for people."""
+    return checkpoint.weight_format + ("" if config.quantization == "auto" else f" as {config.quantization}")
 
 
 def _size(nbytes: int) -> str:

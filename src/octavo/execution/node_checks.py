@@ -321,12 +321,12 @@ class NodeChecks:
     def _packed(self, name: str) -> NDArray[np.uint8]:
         """A weight packed anew from the file: not what lies in memory, which is under examination."""
         place = self._plan.layouts.places[name]
-        layout, fmt, source = layout_named(place.layout), format_named(place.source.format), place.source
+        layout, source = layout_named(place.layout), place.source
         raw = self._checkpoint.read(source.name)
         if source.rows is not None:
-            raw = raw.reshape(-1, fmt.row_bytes(place.k))[source.rows].reshape(-1)
+            raw = raw.reshape(-1, format_named(source.format).row_bytes(place.k))[source.rows].reshape(-1)
         packed = np.empty(packed_bytes(layout, place.n, place.k), np.uint8)
-        pack_into(packed, fmt, raw, place.n, place.k, layout)
+        pack_into(packed, *source.blocks(raw, (place.n, place.k)), place.n, place.k, layout)
         return packed
 
     def _pool(self, group: int, layer: int, which: int) -> Floats:

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from octavo import logs
 from octavo.execution.weights import ALIGN, Place
+from octavo.quantization.rounding import VERSION as ROUNDING
 
 VERSION = 1  # of the file; layouts and places are part of its name
 LARGE = 512 << 20  # bytes of packed weights from which `auto` keeps a file: below, packing takes under 0.3 s
@@ -67,6 +68,7 @@ class PackedFile:
         """Named by the weights' digest and by where and how each weight is packed."""
         lines = [f"{VERSION} {digest} {nbytes}"]
         lines += [f"{name} {each.layout} {each.n} {each.k} {each.offset}" for name, each in sorted(places.items())]
+        lines += [f"{name} rounded {ROUNDING}" for name, each in sorted(places.items()) if each.source.rounded]
         name = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
         return cls(cache / "packed" / f"{digest[:MODEL_DIGITS]}-{name}.weights", nbytes, threads)
 

@@ -15,8 +15,10 @@ from octavo.config import EngineConfig
 from octavo.errors import ConfigError, DoesNotFit
 from octavo.execution.native import Bounds, Layouts, Regions, lay_out
 from octavo.execution.step import PAGE_TOKENS
+from octavo.lowering.layouts import outer_weights
 from octavo.lowering.lower import LoweringFacts, lower
 from octavo.lowering.lowered import Lowered
+from octavo.lowering.numerics import quantizes
 from octavo.models import binding, registry
 from octavo.program.trace import states_of, trace, weights_of
 from octavo.quantization.kv import kv_dtype
@@ -142,7 +144,11 @@ def _refusal(config: EngineConfig, needed: MemoryPlan, fitting: int) -> str:
         )
     shorter = [f"  shorter context  --max-model-len {fitting}"] if fitting >= PAGE_TOKENS else []
     more = f"  more memory      {'--gpu-memory-utilization' if asked is None else '--kv-cache-memory'}"
-    rest = ["  smaller weights  another file of the model", "  details          octavo plan"]
+    floats = config.quantization == "auto" and any(
+        not quantizes(each.format) for each in needed.sources.values() if len(each.shape) > 1
+    )
+    smaller = "--quantization int8" if floats else "another file of the model"
+    rest = [f"  smaller weights  {smaller}", "  details          octavo plan"]
     return "\n".join([f"does not fit: {what}", *shorter, more, *rest])
 
 
@@ -165,10 +171,18 @@ def _lower(
     programs = trace(model.functions)
     whole = any(group.kind == "whole" for group in states_of(programs))
     sources = binding.bind(checkpoint, model, weights_of(programs))
+    if config.quantization != "auto":
+        sources = binding.rounded(sources, config.quantization, outer_weights(programs.values()))
+        if all(source.rounded is None for source in sources.values()):
+            raise ConfigError(
+                f"--quantization {config.quantization}: the weights are {checkpoint.weight_format}, and only floats "
+                "are rounded while they are loaded. Leave the option out.",
+                flag="--quantization",
+            )
     rows = min(config.max_num_batched_tokens, max(context, config.max_num_seqs))
     rows = max(rows, config.max_num_seqs, context if whole else 0)
     facts = LoweringFacts(
-        formats={name: source.format for name, source in sources.items()},
+        formats={name: source.held for name, source in sources.items()},
         max_rows=rows,
         max_seqs=config.max_num_seqs,
         max_model_len=context,

@@ -21,6 +21,7 @@ from octavo.quantization.panels import PANEL, layout_named, pack_into, packed_by
 ALIGN = 4096  # a weight begins at a page: its stream shares no page with its neighbour
 PREFETCH_SLACK = 8192  # bytes after the last weight that kernels may prefetch
 BOUNCE_BYTES = 4 << 20  # of file read at a time, per thread
+ROUNDED_BYTES = 1 << 20  # the same where floats are rounded, which takes eight times as much in temporary arrays
 Progress = Callable[[int, int], None]  # tensors done, tensors in all
 
 
@@ -69,20 +70,23 @@ def load_weights(
 
 def _load(checkpoint: Checkpoint, place: Place, region: NDArray[np.uint8]) -> None:
     source, layout = place.source, layout_named(place.layout)
-    fmt = format_named(source.format)
-    row = fmt.row_bytes(place.k)
+    row = format_named(source.format).row_bytes(place.k)
     out = region[place.offset : place.offset + place.nbytes]
-    if source.rows is not None:  # rows in another order, or some of a fused tensor's: the whole tensor at once
-        raw = checkpoint.read(source.name).reshape(-1, row)[source.rows]
-        pack_into(out, fmt, raw.reshape(-1), place.n, place.k, layout)
-        return
-    step = max(1, BOUNCE_BYTES // (row * PANEL)) * PANEL
-    bounce = np.empty(min(step, place.n) * row, np.uint8)
+    step = max(1, (ROUNDED_BYTES if source.rounded else BOUNCE_BYTES) // (row * PANEL)) * PANEL
+    bounce, whole = np.empty(0, np.uint8), None
+    if source.rows is None:
+        bounce = np.empty(min(step, place.n) * row, np.uint8)
+    else:  # rows in another order, or some of a fused tensor's: the whole tensor at once
+        whole = checkpoint.read(source.name).reshape(-1, row)[source.rows]
     per_panel = packed_bytes(layout, PANEL, place.k)
     for first in range(0, place.n, step):
         count = min(step, place.n - first)
-        raw = checkpoint.read(source.name, first * row, count * row, bounce)
+        if whole is None:
+            raw = checkpoint.read(source.name, first * row, count * row, bounce)
+        else:
+            raw = whole[first : first + count].reshape(-1)
         at = first // PANEL * per_panel
+        fmt, raw = source.blocks(raw, (count, place.k))
         pack_into(out[at : at + packed_bytes(layout, count, place.k)], fmt, raw, count, place.k, layout)
 
 

@@ -38,6 +38,18 @@ def weight_use(programs: Iterable[Program]) -> WeightUse:
     return WeightUse(packed, vectors)
 
 
+def outer_weights(programs: Iterable[Program]) -> set[str]:
+    """Weights that are looked up or that make logits: operands in the regions `embed` and `head`."""
+    return {
+        value.name
+        for program in programs
+        for node in program.nodes
+        if node.region in ("embed", "head")
+        for value in node.operands
+        if value.kind == "weight"
+    }
+
+
 def pack_plan(name: str, format_name: str, n: int, k: int, *, widen: bool = False) -> PackedWeight:
     """The layout and bytes of a weight [n, k]; widen: as float32 whatever the format. Raises UnsupportedModel for a
     format that is not built."""

@@ -6,8 +6,9 @@ It knows both naming schemes; it reads no weight bytes and knows no packing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,8 @@ from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.errors import CheckpointError
 from octavo.models.names import WeightNames
 from octavo.models.registry import Model
-from octavo.quantization.format import Floats, format_named
+from octavo.quantization import rounding
+from octavo.quantization.format import Bytes, Floats, Format, format_named
 
 # tensors that some files carry and that no model reads: computed tables, masks, factors that the configuration holds
 IGNORED = re.compile(
@@ -28,7 +30,8 @@ IGNORED = re.compile(
 class WeightSource:
     """Where a weight comes from: tensor `name` of the checkpoint, of whose rows `rows` in this order (None: all).
 
-    shape: of the weight. offset: added to every value; only of float vectors.
+    shape: of the weight. offset: added to every value; only of float vectors. rounded: the format that its floats are
+    rounded to while they are loaded; None: the file's values.
     """
 
     name: str
@@ -36,6 +39,25 @@ class WeightSource:
     shape: tuple[int, ...]
     rows: NDArray[np.int64] | None = None
     offset: float = 0.0
+    rounded: str | None = None
+
+    @property
+    def held(self) -> str:
+        """The format that is packed."""
+        return self.rounded or self.format
+
+    def blocks(self, raw: Bytes, shape: tuple[int, int]) -> tuple[Format, Bytes]:
+        """Rows of the file -> what is packed: a format and its bytes. Raises CheckpointError for weights that cannot be
+        rounded."""
+        fmt = format_named(self.format)
+        if self.rounded is None:
+            return fmt, raw
+        try:
+            return format_named(self.rounded), rounding.encode(self.rounded, fmt.dequantize(raw, shape))
+        except ValueError as error:
+            raise CheckpointError(
+                f"tensor '{self.name}' cannot be rounded to {self.rounded}: {error}", key=self.name
+            ) from None
 
 
 def bind(checkpoint: Checkpoint, model: Model, weights: Mapping[str, tuple[int, ...]]) -> dict[str, WeightSource]:
@@ -75,6 +97,17 @@ def _source(checkpoint: Checkpoint, names: WeightNames, name: str, tensor: str, 
     return WeightSource(tensor, info.format, shape, rows, offset)
 
 
+def rounded(sources: Mapping[str, WeightSource], quantization: str, outer: Collection[str]) -> dict[str, WeightSource]:
+    """The sources with `--quantization` applied to their float matrices; `outer` are the embedding and the head."""
+    found = {}
+    for name, source in sources.items():
+        to = None
+        if len(source.shape) > 1:
+            to = rounding.target(quantization, source.format, source.shape[-1], outer=name in outer)
+        found[name] = replace(source, rounded=to)
+    return found
+
+
 def unpaired_rows(count: int, heads: int) -> NDArray[np.int64]:
     """Row order that turns GGUF's pairs (2i, 2i + 1 of a head) into halves (i, i + half)."""
     return np.arange(count).reshape(heads, count // heads // 2, 2).swapaxes(1, 2).reshape(-1)
@@ -89,11 +122,13 @@ def _listed(what: str, names: Iterable[str], limit: int = 8) -> str:
 
 
 def read_floats(checkpoint: Checkpoint, source: WeightSource) -> Floats:
-    """A whole weight as float32 in the model's row order (norms, biases, tests; the packer streams instead)."""
+    """A whole weight as float32 in the model's row order, as it is held (norms, biases, tests; the packer streams)."""
     info, fmt = checkpoint.tensors[source.name], format_named(source.format)
     raw = checkpoint.read(source.name)
-    if source.rows is not None and len(source.shape) > 1:
-        raw = raw.reshape(-1, fmt.row_bytes(source.shape[-1]))[source.rows].reshape(-1)
+    if len(source.shape) > 1 and (source.rows is not None or source.rounded is not None):
+        if source.rows is not None:
+            raw = raw.reshape(-1, fmt.row_bytes(source.shape[-1]))[source.rows].reshape(-1)
+        fmt, raw = source.blocks(raw, (prod(source.shape[:-1]), source.shape[-1]))
         return fmt.dequantize(raw, source.shape)
     values = fmt.dequantize(raw, tuple(info.shape))
     values = values if source.rows is None else np.ascontiguousarray(values[source.rows])

@@ -18,7 +18,7 @@ from octavo.errors import UnsupportedModel
 from octavo.quantization.format import Bytes, Codes, Floats, Format
 from octavo.quantization.kv import round_to_bf16
 from octavo.quantization.panel_blocks import ELEMENTS
-from octavo.quantization.panel_blocks import PANEL as PANEL
+from octavo.quantization.panel_lanes import PANEL as PANEL
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,31 @@ class PackedLayout:
     zero_point: int = 0  # value = d * (code - zero_point) + m
 
 
-# id -> layout; each takes the bytes of the file. A kernel knows the layout alone, so zero points belong to it.
+# id -> layout; each takes the bytes of the file but those of i-quants and TQ1_0. A kernel knows the layout alone, so
+# zero points belong to it.
 LAYOUTS = {
     "q4_1.p32.k4.1": PackedLayout("q4_1.p32.k4.1", "u4", 32, 640, 32),
     "q4_0.p32.k4.1": PackedLayout("q4_0.p32.k4.1", "u4", 32, 576, 32, 8),
     "q5_0.p32.k4.1": PackedLayout("q5_0.p32.k4.1", "u5", 32, 704, 32, 16),
+    "q5_1.p32.k4.1": PackedLayout("q5_1.p32.k4.1", "u5", 32, 768, 32),
     "q8_0.p32.k4.1": PackedLayout("q8_0.p32.k4.1", "u8", 32, 1088, 32, 128),
+    "int8.p32.k4.1": PackedLayout("int8.p32.k4.1", "u8", 32, 1152, 32, 128),
+    "q2_k.p32.k4.1": PackedLayout("q2_k.p32.k4.1", "q2_k", 256, 2688, 16),
+    "q3_k.p32.k4.1": PackedLayout("q3_k.p32.k4.1", "q3_k", 256, 3520, 16, 4),
     "q4_k.p32.k4.1": PackedLayout("q4_k.p32.k4.1", "q4_k", 256, 4608, 32),
+    "q5_k.p32.k4.1": PackedLayout("q5_k.p32.k4.1", "q5_k", 256, 5632, 32),
     "q6_k.p32.k4.1": PackedLayout("q6_k.p32.k4.1", "q6_k", 256, 6720, 16, 32),
+    "iq4_nl.p32.k4.1": PackedLayout("iq4_nl.p32.k4.1", "iq4_nl", 32, 576, 32, 128),
+    "iq4_xs.p32.k4.1": PackedLayout("iq4_xs.p32.k4.1", "iq4_xs", 256, 4352, 32, 128),
+    "mxfp4.p32.k4.1": PackedLayout("mxfp4.p32.k4.1", "mxfp4", 32, 544, 32, 12),
+    "iq3_s.p32.k4.1": PackedLayout("iq3_s.p32.k4.1", "iq3_s", 256, 4416, 32, 128),
+    "iq3_xxs.p32.k4.1": PackedLayout("iq3_xxs.p32.k4.1", "iq3_xxs", 256, 4416, 32, 128),
+    "iq2_s.p32.k4.1": PackedLayout("iq2_s.p32.k4.1", "iq2_s", 256, 4672, 16, 128),
+    "iq2_xs.p32.k4.1": PackedLayout("iq2_xs.p32.k4.1", "iq2_xs", 256, 4672, 16, 128),
+    "iq2_xxs.p32.k4.1": PackedLayout("iq2_xxs.p32.k4.1", "iq2_xxs", 256, 4416, 32, 128),
+    "iq1_m.p32.k4.1": PackedLayout("iq1_m.p32.k4.1", "iq1_m", 256, 4672, 16, 128),
+    "iq1_s.p32.k4.1": PackedLayout("iq1_s.p32.k4.1", "iq1_s", 256, 4416, 32, 128),
+    "tq2_0.p32.k4.1": PackedLayout("tq2_0.p32.k4.1", "tq2_0", 256, 2112, 256, 1),
     "bf16.p32.k1.1": PackedLayout("bf16.p32.k1.1", "bf16", 1, 64),
     "f16.p32.k1.1": PackedLayout("f16.p32.k1.1", "f16", 1, 64),
     "f32.p32.k1.1": PackedLayout("f32.p32.k1.1", "f32", 1, 128),

@@ -1,0 +1,22 @@
+// int8.p32.k4.1: 1024 bytes of codes, 32 half d, 32 half m; value d * (q - 128) + m. Floats rounded while they are loaded.
+#pragma once
+#include "blocks.h"
+
+OCTAVO_BEGIN
+namespace {
+
+struct Int8 {
+  static constexpr i64 kBlock = 1152, kSpan = 32;
+  static constexpr int kZero = 128, kMax = 255, kGroups = 1;
+  static constexpr bool kMin = true;
+  template <int Q>
+  static inline simd::I quad(const uint8_t* block, i64, int c) {
+    return byte_quad<Q>(block, c);
+  }
+  static inline int code(const uint8_t* block, i64, int column, int k) { return byte_code(block, column, k); }
+  static inline simd::F d(const uint8_t* block, i64, int c, int) { return half_scales(block + 1024, c); }
+  static inline simd::F m(const uint8_t* block, i64, int c, int) { return half_scales(block + 1088, c); }
+};
+
+}  // namespace
+OCTAVO_END

@@ -1,0 +1,24 @@
+// q5_1.p32.k4.1: 512 nibble bytes, 128 of fifth bits, 32 half d, 32 half m; value d * q + m.
+#pragma once
+#include "blocks.h"
+
+OCTAVO_BEGIN
+namespace {
+
+struct Q5_1 {
+  static constexpr i64 kBlock = 768, kSpan = 32;
+  static constexpr int kZero = 0, kMax = 31, kGroups = 1;
+  static constexpr bool kMin = true;
+  template <int Q>
+  static inline simd::I quad(const uint8_t* block, i64, int c) {
+    return simd::or_i(nibble_quad<Q>(block, c), bit_quad<Q, 4>(block + 512, c));
+  }
+  static inline int code(const uint8_t* block, i64, int column, int k) {
+    return nibble_code(block, column, k) | bit_code(block + 512, column, k) << 4;
+  }
+  static inline simd::F d(const uint8_t* block, i64, int c, int) { return half_scales(block + 640, c); }
+  static inline simd::F m(const uint8_t* block, i64, int c, int) { return half_scales(block + 704, c); }
+};
+
+}  // namespace
+OCTAVO_END
