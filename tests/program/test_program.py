@@ -79,7 +79,8 @@ def test_one_weight_has_one_shape() -> None:
 
 def test_layers_of_one_kind_share_a_state_group() -> None:
     model = from_config(tiny.config("mistral", sliding_window=24), positions=64)
-    mixed = replace(model, windows=(0, 24))
+    full = from_config(tiny.config("mistral", sliding_window=None), positions=64)
+    mixed = replace(model, blocks=(full.blocks[0], model.blocks[1]))
     groups = states_of(trace(mixed.functions))
     assert [(group.window, group.layers, group.name) for group in groups] == [(0, 1, "full"), (24, 1, "window24")]
     assert [(group.window, group.layers) for group in states_of(trace(model.functions))] == [(24, 2)]
