@@ -95,7 +95,11 @@ def test_every_bar_names_a_column() -> None:
 
 def test_the_ceiling_counts_slots() -> None:
     assert {name: round(100 * slots.share) for name, slots in SLOTS.items()} == {
-        "q4_0": 80, "q5_0": 80, "q8_0": 80, "q4_1": 73, "q4_k": 73, "q6_k": 67
+        **dict.fromkeys(("q4_0", "q5_0", "q8_0", "iq4_nl", "iq4_xs", "mxfp4", "tq1_0", "tq2_0"), 80),
+        **dict.fromkeys(("iq3_s", "iq3_xxs", "iq2_xxs", "iq1_s"), 80),
+        **dict.fromkeys(("q4_1", "q5_1", "int8", "q4_k", "q5_k"), 73),
+        **dict.fromkeys(("q3_k", "q6_k", "iq2_s", "iq2_xs", "iq1_m"), 67),
+        "q2_k": 53,
     }  # fmt: skip
 
 
