@@ -30,7 +30,7 @@ from octavo.request import (
 from octavo.sampling_params import SamplingParams, pack_bad_words
 from octavo.text.best_of import Answers, BestOf
 from octavo.text.breakers import Breakers
-from octavo.text.events import Event, Finished, LogprobEntry, PromptFacts, TextDelta
+from octavo.text.events import Delta, Event, Finished, LogprobEntry, PromptFacts, TextDelta
 from octavo.text.output import Output
 from octavo.tokenizer.detokenizer import Detokenizer
 from octavo.tokenizer.tokenizer import LONG_TEXT, Tokenizer
@@ -337,10 +337,10 @@ class _Collector:
     def take(self, events: list[Event]) -> None:
         for event in events:
             choice = self._choices[event.index]
-            if isinstance(event, TextDelta):
-                _append(choice, event, self._text)
-            else:
+            if isinstance(event, Finished):
                 choice.finish_reason, choice.stop_reason = str(event.reason), event.stop_reason
+            else:
+                _append(choice, event, self._text)
 
     def output(self) -> RequestOutput:
         """What there is so far; its choices grow with the next events."""
@@ -372,8 +372,8 @@ async def gather(generation: Answers) -> RequestOutput:
     return collector.output()
 
 
-def _append(choice: CompletionOutput, delta: TextDelta, text: bool) -> None:
-    if text:
+def _append(choice: CompletionOutput, delta: Delta, text: bool) -> None:
+    if text and isinstance(delta, TextDelta):
         choice.text += delta.text
     choice.token_ids += delta.token_ids
     if delta.logprobs is not None and choice.logprobs is not None:

@@ -17,8 +17,22 @@ from octavo.sampling_params import SamplingParams
 class FinishReason(enum.StrEnum):
     STOP = "stop"  # an eos id, a stop id or a stop string
     LENGTH = "length"  # max_tokens or the context's end
+    TOOL_CALLS = "tool_calls"  # the model called functions and waits for their results
     ABORT = "abort"  # the client left or asked for it
     ERROR = "error"  # this request failed; others go on
+
+
+@dataclass(frozen=True)
+class Reasoning:
+    """What a request asks of the model's reasoning.
+
+    enabled: None is the model's own way. effort: a word that some templates read (minimal, low, medium, high, ...).
+    budget: tokens after which the end of reasoning is forced; None is no limit, 0 no reasoning.
+    """
+
+    enabled: bool | None = None
+    effort: str | None = None
+    budget: int | None = None
 
 
 @dataclass(frozen=True)
@@ -26,6 +40,7 @@ class ChatRequest:
     """A conversation as the user sent it. `messages`: dicts with role and content in the shape of the OpenAI API.
 
     chat_template: a name among the model's, or one that was sent along (rendered in a killable worker only).
+    tool_choice: `auto`, `required`, `none`, or the name of the function that must be called.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -36,6 +51,9 @@ class ChatRequest:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     tools: Sequence[Mapping[str, Any]] = ()  # functions the model may call, as in the OpenAI API
     documents: Sequence[Mapping[str, Any]] = ()  # what to answer from: objects with title and text
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True  # False: one call an answer at most
+    reasoning: Reasoning = Reasoning()
 
 
 @dataclass(frozen=True)
@@ -84,6 +102,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0  # of completion_tokens
 
     @property
     def total_tokens(self) -> int:

@@ -28,7 +28,7 @@ from octavo.server.health import Health
 from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
 from octavo.server.metrics import Metrics
 from octavo.text.best_of import Answers
-from octavo.text.events import Event, LogprobEntry, TextDelta
+from octavo.text.events import Event, Finished, LogprobEntry, ReasoningDelta, TextDelta, ToolCallDelta
 
 SEED_BITS = 53  # of seeds made here: a receipt that JavaScript can read as a number
 log = logs.get("server")
@@ -204,6 +204,7 @@ class Answering:
             sum(one.prompt_tokens for one in each),
             sum(one.completion_tokens for one in each),
             sum(one.cached_tokens for one in each),
+            sum(one.reasoning_tokens for one in each),
         )
 
     @property
@@ -220,10 +221,26 @@ class Answering:
 
 
 @dataclass
+class GatheredCall:
+    """One call of a choice."""
+
+    id: str
+    name: str
+    pieces: list[str] = field(default_factory=list)
+
+    @property
+    def arguments(self) -> str:
+        """A JSON text."""
+        return "".join(self.pieces)
+
+
+@dataclass
 class Gathered:
     """One complete choice."""
 
     texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    tool_calls: list[GatheredCall] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[LogprobEntry] = field(default_factory=list)
     reason: str = "abort"
@@ -233,6 +250,29 @@ class Gathered:
     def text(self) -> str:
         return "".join(self.texts)
 
+    @property
+    def reasoning(self) -> str:
+        return "".join(self.thoughts)
+
+    def add(self, event: Event) -> None:
+        """The choice's next event."""
+        if isinstance(event, Finished):
+            self.reason, self.stop_reason = str(event.reason), event.stop_reason
+            return
+        self.token_ids += event.token_ids
+        self.logprobs += event.logprobs or ()
+        if isinstance(event, TextDelta):
+            self.texts.append(event.text)
+        elif isinstance(event, ReasoningDelta):
+            self.thoughts.append(event.text)
+        else:
+            self._add_call(event)
+
+    def _add_call(self, event: ToolCallDelta) -> None:
+        if event.call == len(self.tool_calls):
+            self.tool_calls.append(GatheredCall(event.id or "", event.name or ""))
+        self.tool_calls[event.call].pieces.append(event.arguments)
+
 
 async def gather(answering: Answering) -> list[Gathered]:
     """Every choice, complete, in order."""
@@ -240,11 +280,5 @@ async def gather(answering: Answering) -> list[Gathered]:
     async for batch in items(answering):
         for prompt, events in batch:
             for event in events:
-                choice = choices[prompt * answering.n + event.index]
-                if isinstance(event, TextDelta):
-                    choice.texts.append(event.text)
-                    choice.token_ids += event.token_ids
-                    choice.logprobs += event.logprobs or ()
-                else:
-                    choice.reason, choice.stop_reason = str(event.reason), event.stop_reason
+                choices[prompt * answering.n + event.index].add(event)
     return choices

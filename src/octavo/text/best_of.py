@@ -13,7 +13,7 @@ from typing import Protocol
 from msgspec.structs import replace as changed
 
 from octavo.request import FinishReason, Request, Usage
-from octavo.text.events import Event, Finished, PromptFacts, TextDelta
+from octavo.text.events import Event, Finished, PromptFacts
 
 
 class Answers(Protocol):
@@ -93,7 +93,7 @@ def mean_logprob(events: list[Event]) -> float:
     """A token of one choice; -inf for an answer without tokens."""
     total, count = 0.0, 0
     for event in events:
-        if isinstance(event, TextDelta):
+        if not isinstance(event, Finished):
             total += sum(entry[id_].logprob for id_, entry in zip(event.token_ids, event.logprobs or (), strict=True))
             count += len(event.token_ids)
     return total / count if count else float("-inf")

@@ -19,8 +19,8 @@ from octavo.server.openai import wire
 from octavo.server.openai.schema import CHAT, ChatFields, beams, check_chat, endless_by_default, sampling
 from octavo.server.openai.wire import NOTHING, Chunks, Head, encode
 from octavo.server.sse import EventStream, while_connected
-from octavo.server.submit import Answering, Front, gather
-from octavo.text.events import Event, Finished, LogprobEntry, TextDelta
+from octavo.server.submit import Answering, Front, Gathered, gather
+from octavo.text.events import Delta, Event, Finished, LogprobEntry, ReasoningDelta, TextDelta
 
 
 async def chat(request: Request) -> Response | EventStream:
@@ -131,18 +131,17 @@ class _Shape:
                 index, logprobs, encode(str(event.reason)), encode(event.stop_reason),
             )  # fmt: skip
             return self._head.finish_chunk(choice, self._usage, self._usage_always)
+        delta = _delta(event)
         logprobs = NOTHING
         if self._logprobs:
             content = [*waiting.pop(index, ()), *self._content(event)]
-            if not event.text:
+            if not delta:
                 waiting[index] = content
                 return b""
             logprobs = encode({"content": content})
-        elif not event.text:
+        elif not delta:
             return b""
-        choice = b'{"index":%d,"delta":{"content":%b},"logprobs":%b,"finish_reason":null}' % (
-            index, encode(event.text), logprobs,
-        )  # fmt: skip
+        choice = b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":null}' % (index, delta, logprobs)
         return self._head.chunk(choice, self._usage_always)
 
     # -- a body ------------------------------------------------------------------------------------------------------
@@ -157,7 +156,7 @@ class _Shape:
             choices.append(
                 {
                     "index": index,
-                    "message": {"role": "assistant", "content": self._echoed + each.text, "refusal": None},
+                    "message": self._message(each),
                     "logprobs": logprobs,
                     "finish_reason": each.reason,
                     "stop_reason": each.stop_reason,
@@ -167,9 +166,22 @@ class _Shape:
         more = {} if prompt is None else {"prompt_logprobs": wire.prompt_logprobs(prompt)}
         return self._head.body(choices, **more)
 
+    def _message(self, each: Gathered) -> dict[str, Any]:
+        text: str | None = self._echoed + each.text
+        made: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
+        if each.reasoning:
+            made["reasoning_content"] = made["reasoning"] = each.reasoning
+        if each.tool_calls:
+            made["content"] = text or None
+            made["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in each.tool_calls
+            ]
+        return made
+
     # -- logprobs ----------------------------------------------------------------------------------------------------
 
-    def _content(self, delta: TextDelta) -> list[dict[str, Any]]:
+    def _content(self, delta: Delta) -> list[dict[str, Any]]:
         return self._entries(delta.token_ids, delta.logprobs or ())
 
     def _entries(self, token_ids: Sequence[int], entries: Sequence[LogprobEntry]) -> list[dict[str, Any]]:
@@ -184,3 +196,21 @@ class _Shape:
         logprob = entry[id_]
         data = list(self._token_bytes(id_))
         return {"token": logprob.decoded_token, "logprob": logprob.logprob, "bytes": data}
+
+
+def _delta(event: Delta) -> bytes:
+    """What a chunk says of an event (JSON); empty if nothing. A key that has nothing to say is left out: null breaks
+    clients."""
+    if isinstance(event, TextDelta):
+        return b'{"content":%b}' % encode(event.text) if event.text else b""
+    if isinstance(event, ReasoningDelta):
+        text = encode(event.text)
+        return b'{"reasoning_content":%b,"reasoning":%b}' % (text, text) if event.text else b""
+    arguments = encode(event.arguments)
+    if event.id is None:
+        call = b'{"index":%d,"function":{"arguments":%b}}' % (event.call, arguments)
+    else:
+        call = b'{"index":%d,"id":%b,"type":"function","function":{"name":%b,"arguments":%b}}' % (
+            event.call, encode(event.id), encode(event.name), arguments,
+        )  # fmt: skip
+    return b'{"tool_calls":[%b]}' % call

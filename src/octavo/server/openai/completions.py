@@ -138,7 +138,7 @@ class _Shape:
                 index, self._logprobs(index), encode(reason), encode(event.stop_reason),
             )  # fmt: skip
             return self._head.finish_chunk(choice, self._usage, self._usage_always)
-        if self._echo_only:
+        if self._echo_only or not isinstance(event, TextDelta):  # a completion is never parsed: it is all text
             return b""
         if self._wants_logprobs:
             self._add(index, event.token_ids, event.logprobs or ())

@@ -39,7 +39,7 @@ def usage(answering: Answering) -> dict[str, Any]:
         "completion_tokens": known.completion_tokens,
         "total_tokens": known.total_tokens,
         "prompt_tokens_details": {"cached_tokens": known.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": known.reasoning_tokens},
     }
 
 
