@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from octavo.request import RequestOutput
     from octavo.sampling_params import SamplingParams
     from octavo.start import start_in_process
+    from octavo.structured_outputs import StructuredOutputsParams
 
 __version__ = "0.1.0"
 __all__ = [
-    "LLM", "AsyncLLM", "BeamSearchParams", "RequestOutput", "SamplingParams", "__version__", "start_in_process"
+    "LLM", "AsyncLLM", "BeamSearchParams", "RequestOutput", "SamplingParams", "StructuredOutputsParams", "__version__",
+    "start_in_process",
 ]  # fmt: skip
 
 _PLACES = {
@@ -25,6 +27,7 @@ _PLACES = {
     "BeamSearchParams": "octavo.beam_search",
     "RequestOutput": "octavo.request",
     "SamplingParams": "octavo.sampling_params",
+    "StructuredOutputsParams": "octavo.structured_outputs",
     "start_in_process": "octavo.start",
 }
 

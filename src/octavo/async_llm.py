@@ -292,6 +292,8 @@ class AsyncLLM:
         if count >= limit:
             raise ContextLengthExceeded(limit, count)
         params.check_vocabulary(self.info.vocab_size)
+        if params.structured_outputs is not None:
+            raise InvalidRequest("structured_outputs are not supported yet.", param="structured_outputs")
         if params.min_tokens > limit - count:
             raise InvalidRequest(
                 f"min_tokens is {params.min_tokens}, but only {limit - count} tokens fit after the prompt.",

@@ -85,7 +85,6 @@ class Request:
     priority: int = 0  # lower runs first, as in vLLM
     resume: tuple[Resume, ...] = ()
     second: int | None = None  # position at which the second text of a pair begins; for encoders
-    grammar_id: str | None = None  # later: structured output
 
 
 @dataclass(frozen=True, slots=True)

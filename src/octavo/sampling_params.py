@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 from octavo.errors import InvalidRequest
 from octavo.parameter import ID_END, Kind, Parameter, biases, ids, items, number, shown, switch, texts, whole
+from octavo.structured_outputs import StructuredOutputsParams, structured_outputs
 
 MAX_CHOICES = 128
 MAX_TOP_LOGPROBS = 20  # this and the next three bounds are those of the slot table (execution/layout.py)
@@ -178,6 +179,8 @@ class SamplingParams:
         column="bias_id", factory=dict)
     allowed_token_ids: Sequence[int] | None = _parameter(
         None, ids(2**20, none="all"), "only these ids may be chosen", column="mask")
+    structured_outputs: StructuredOutputsParams | None = _parameter(
+        None, structured_outputs(), "what the answer must look like, see structured-output.md")
     # fmt: on
 
     def __post_init__(self) -> None:

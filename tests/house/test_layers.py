@@ -18,7 +18,7 @@ def test_contracts() -> None:
 # What the server may import of ours: the front, its events, and nouns.
 SERVER_MAY = {
     "octavo", "octavo.async_llm", "octavo.beam_search", "octavo.text.events", "octavo.text.best_of", "octavo.request",
-    "octavo.sampling_params", "octavo.parameter", "octavo.config", "octavo.vectors",
+    "octavo.sampling_params", "octavo.structured_outputs", "octavo.parameter", "octavo.config", "octavo.vectors",
     "octavo.option", "octavo.stats", "octavo.machine", "octavo.errors", "octavo.logs", "octavo.flow",
 }  # fmt: skip
 

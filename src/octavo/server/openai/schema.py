@@ -31,7 +31,6 @@ MAX_SALT = 1024  # characters
 REFUSED: Mapping[str, tuple[Any, ...]] = {
     "functions": (),
     "function_call": ("none",),
-    "structured_outputs": (),
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
