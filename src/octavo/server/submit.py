@@ -22,7 +22,7 @@ from octavo.beam_search import BeamSearchParams, beam_search
 from octavo.config import ServerConfig
 from octavo.errors import ContextLengthExceeded, ModelNotServed, Unavailable
 from octavo.flow import items
-from octavo.request import FinishReason, Usage
+from octavo.request import ChatRequest, FinishReason, Usage
 from octavo.sampling_params import SamplingParams
 from octavo.server.health import Health
 from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
@@ -77,6 +77,20 @@ class Front:
         if self.health.draining:
             raise Unavailable("The server is shutting down.", retry_after=10.0)
         return decode(decoder, await read_body(request.stream(), request.headers))
+
+    async def chat(
+        self,
+        chat: ChatRequest,
+        *,
+        salt: str | None = None,
+        priority: int | None = None,
+        beams: BeamSearchParams | None = None,
+        add_special_tokens: bool = False,
+    ) -> Answering:
+        """The answer to a conversation, whatever dialect it came in: its prompt is that of the model's chat template.
+        Raises InvalidRequest or ContextLengthExceeded before anything runs."""
+        text = await self.llm.render(chat)
+        return await self.answer([text], chat.params, add_special_tokens, salt, priority, beams)
 
     async def answer(
         self,

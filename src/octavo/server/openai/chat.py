@@ -43,9 +43,9 @@ async def chat(request: Request) -> Response | EventStream:
 
 async def _answer(front: Front, body: ChatFields, params: SamplingParams) -> tuple[Answering, dict[str, str]]:
     """The answer, not begun, and its headers."""
-    text = await front.llm.render(_chat_request(body, params))
-    answering = await front.answer(
-        [text], params, bool(body.add_special_tokens), body.cache_salt, body.priority, beams(body, params)
+    answering = await front.chat(
+        _chat_request(body, params), salt=body.cache_salt, priority=body.priority, beams=beams(body, params),
+        add_special_tokens=bool(body.add_special_tokens),
     )  # fmt: skip
     return answering, {**wire.receipt(answering), **_template_header(front, body)}
 
