@@ -2,8 +2,9 @@
 
     OctavoError                     500  server_error           exit 1
     ├── InvalidRequest              400  invalid_request_error  exit 2   names the parameter
-    │   └── ContextLengthExceeded   400  code context_length_exceeded
+    │   ├── ContextLengthExceeded   400  code context_length_exceeded
     ├── Unauthorized                401  authentication_error
+    │   └── MethodNotAllowed        405  names those that are
     ├── NotFound                    404  not_found_error
     │   └── ModelNotServed          404  code model_not_found
     ├── QueueFull                   429  rate_limit_error       retry_after seconds
@@ -62,6 +63,11 @@ class OctavoError(Exception):
         if exit_code is not None:
             self.exit_code = exit_code
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the HTTP answer, beside those that follow from the status."""
+        return {}
+
     def to_openai(self) -> dict[str, dict[str, str | int | None]]:
         """The OpenAI body: `{"error": {"message", "type", "param", "code"}}`; code is the status where none is set."""
         code = self.status if self.code is None else self.code
@@ -96,6 +102,21 @@ class ContextLengthExceeded(InvalidRequest):
             "Please reduce the length of the prompt or of the completion.",
             param=param,
         )
+
+
+class MethodNotAllowed(InvalidRequest):
+    """A route that does not answer this HTTP method."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
+        self.allowed = ", ".join(allowed)
+        super().__init__(f"{method} is not answered here: {self.allowed}.")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"allow": self.allowed}
 
 
 class Unauthorized(OctavoError):

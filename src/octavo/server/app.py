@@ -22,9 +22,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo import __version__, logs
-from octavo.errors import InvalidRequest, NotFound, OctavoError
+from octavo.errors import MethodNotAllowed, NotFound, OctavoError
 from octavo.server import metrics as measured
 from octavo.server.auth import Keys, Origins
+from octavo.server.dialect import Said, dialect_of
 from octavo.server.openai.chat import chat
 from octavo.server.openai.completions import completions
 from octavo.server.openai.embeddings import embeddings
@@ -51,6 +52,27 @@ class Entry:
     @property
     def label(self) -> str:
         return self.path.replace(":path", "")
+
+    def parameters(self, path: str) -> dict[str, str]:
+        """{"id": …} of a path that `takes` says yes to; {} where the line has none."""
+        before, _, after = self._around
+        return {"id": path[len(before) : len(path) - len(after)]} if "{" in self.path else {}
+
+    def takes(self, path: str) -> bool:
+        """Whether a path is of this line: `{id}` stands for a part without slashes, `{id:path}` for any."""
+        before, parameter, after = self._around
+        if not parameter:
+            return path == self.path
+        if not (path.startswith(before) and path.endswith(after)):
+            return False
+        id_ = path[len(before) : len(path) - len(after)]
+        return bool(id_) and (parameter == "id:path" or "/" not in id_)
+
+    @property
+    def _around(self) -> tuple[str, str, str]:
+        before, _, rest = self.path.partition("{")
+        parameter, _, after = rest.partition("}")
+        return before, parameter, after
 
     @property
     def operation(self) -> Operation:
@@ -92,7 +114,6 @@ async def metrics(request: Request) -> Response:
     return Response(front.metrics.text(), headers={"content-type": measured.CONTENT_TYPE})
 
 
-MODEL = "/v1/models/"
 ROUTES = (
     Entry("/", ("GET",), root, public=True),
     Entry("/health", ("GET",), health, public=True),
@@ -104,7 +125,7 @@ ROUTES = (
     Entry("/metrics", ("GET",), metrics),
     Entry("/openapi.json", ("GET",), openapi),
     Entry("/v1/models", ("GET",), models),
-    Entry(MODEL + "{id:path}", ("GET",), model),
+    Entry("/v1/models/{id:path}", ("GET",), model),
     Entry("/v1/chat/completions", ("POST",), chat),
     Entry("/v1/completions", ("POST",), completions),
     Entry("/v1/embeddings", ("POST",), embeddings),
@@ -116,6 +137,7 @@ ROUTES = (
     Entry("/detokenize", ("POST",), detokenize),
 )
 _FIXED = {entry.path: entry for entry in ROUTES if "{" not in entry.path}
+_OPEN = tuple(entry for entry in ROUTES if "{" in entry.path)
 
 
 def _json(value: object) -> Response:
@@ -130,22 +152,13 @@ def canonical(path: str) -> str:
     path = path.rstrip("/") or "/"
     while path.startswith("/v1/v1/") or path == "/v1/v1":
         path = path[3:]
-    if path in _FIXED:
-        return path
-    if path.startswith("/models/"):
-        return "/v1" + path
-    if "/v1" + path in _FIXED:
-        return "/v1" + path
     bare = path.removeprefix("/v1") or "/"
-    return bare if bare in _FIXED and bare != "/" else path
+    return next((each for each in (path, "/v1" + path, bare) if each != "/" and entry_of(each)), path)
 
 
 def entry_of(path: str) -> Entry | None:
     """The line of the table for a canonical path."""
-    found = _FIXED.get(path)
-    if found is None and path.startswith(MODEL):
-        return next(entry for entry in ROUTES if entry.handler is model)
-    return found
+    return _FIXED.get(path) or next((entry for entry in _OPEN if entry.takes(path)), None)
 
 
 class Record:
@@ -162,15 +175,23 @@ class Record:
         scope["path"] = canonical(scope["path"])
         scope["raw_path"] = scope["path"].encode()
         id_ = _call_id(dict(scope["headers"]).get(b"x-request-id", b""))
-        entry = entry_of(scope["path"])
+        entry, dialect = entry_of(scope["path"]), dialect_of(scope["path"])
         status = 499  # the client left before an answer
         began = False
+
+        async def tell(error: OctavoError) -> None:
+            if began:  # nothing can be said any more; the connection ends unfinished
+                log.error("an answer broke off: %s", error)
+            else:
+                said = dialect.said(error, id_.decode("latin-1"))
+                await error_response(error, said, self._front.health.draining)(scope, receive, marked)
 
         async def marked(message: Message) -> None:
             nonlocal status, began
             if message["type"] == "http.response.start":
                 status, began = message["status"], True
-                message = {**message, "headers": [*message.get("headers", []), (b"x-request-id", id_)]}
+                ids = [(b"x-request-id", id_), *([(dialect.id_header, id_)] if dialect.id_header else [])]
+                message = {**message, "headers": [*message.get("headers", []), *ids]}
             await send(message)
 
         try:
@@ -178,22 +199,15 @@ class Record:
         except (ClientGone, ClientDisconnect):
             status = 499
         except OctavoError as error:
-            await self._tell(error, scope, receive, marked, began)
+            await tell(error)
         except Exception:
             log.exception("%s %s failed", scope["method"], entry.label if entry else "?")
-            failure = OctavoError("The server failed; its log says why.")
-            await self._tell(failure, scope, receive, marked, began)
+            await tell(OctavoError("The server failed; its log says why."))
         finally:
             label = "other" if entry is None else entry.label
             self._front.metrics.called(label, scope["method"], status)
             if self._front.config.enable_log_requests:
                 log.info("request %s %s %s: %d", id_.decode("latin-1"), scope["method"], label, status)
-
-    async def _tell(self, error: OctavoError, scope: Scope, receive: Receive, send: Send, began: bool) -> None:
-        if began:  # nothing can be said any more; the connection ends unfinished
-            log.error("an answer broke off: %s", error)
-            return
-        await error_response(error, self._front.health.draining)(scope, receive, send)
 
 
 def _call_id(given: bytes) -> bytes:
@@ -203,16 +217,17 @@ def _call_id(given: bytes) -> bytes:
     return secrets.token_hex(12).encode()
 
 
-def error_response(error: OctavoError, closing: bool = False) -> Response:
-    """An error in OpenAI's shape."""
-    headers = {}
+def error_response(error: OctavoError, said: Said, closing: bool = False) -> Response:
+    """An error as a dialect says it."""
+    status, body = said
+    headers = dict(error.headers)
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, round(error.retry_after)))
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     if closing or error.status in (408, 413):
         headers["connection"] = "close"
-    return Response(msgspec.json.encode(error.to_openai()), error.status, headers, "application/json")
+    return Response(msgspec.json.encode(body), status, headers, "application/json")
 
 
 class KeyCheck:
@@ -248,20 +263,10 @@ class Dispatch:
             known = ", ".join(entry.label for entry in ROUTES if entry.path.startswith("/v1"))
             raise NotFound(f"There is no route {path[:100]!r}. Routes: {known}.", code="not_found")
         if method not in entry.methods and not (method == "HEAD" and "GET" in entry.methods):
-            response = _method_error(method, entry)
-        else:
-            scope["path_params"] = {"id": path.removeprefix(MODEL)}
-            response = await entry.handler(Request(scope, receive, send))
+            raise MethodNotAllowed(method, entry.methods)
+        scope["path_params"] = entry.parameters(path)
+        response = await entry.handler(Request(scope, receive, send))
         await response(scope, receive, send)
-
-
-def _method_error(method: str, entry: Entry) -> Response:
-    allowed = ", ".join(entry.methods)
-    made = error_response(
-        InvalidRequest(f"{method} is not answered here: {allowed}.", status=405, code="method_not_allowed")
-    )
-    made.headers["allow"] = allowed
-    return made
 
 
 def build_app(front: Front, keys: Keys) -> Starlette:

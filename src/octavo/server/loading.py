@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import http
+from secrets import token_hex
 
 import msgspec
 
 from octavo.errors import Unavailable
+from octavo.server.dialect import dialect_of
 
 MAX_HEAD = 64 << 10  # bytes, as server/connection.py has it
 HEAD_SECONDS = 20.0
 LINGER_SECONDS = 2.0  # for a body that is still coming: closing before it is read would destroy the answer
 RETRY_SECONDS = 1.0
-LIVE = (b"/live", b"/v1/live")
+LIVE = ("/live", "/v1/live")
 
 
 class Loading(asyncio.Protocol):
@@ -48,8 +50,8 @@ class Loading(asyncio.Protocol):
         assert self._transport is not None and self._timer is not None
         self._answered = True
         words = self._head.split(b"\r\n", 1)[0].split(b" ")
-        live = len(words) == 3 and words[1].partition(b"?")[0].rstrip(b"/") in LIVE
-        self._transport.write(answer(live))
+        path = words[1].partition(b"?")[0].rstrip(b"/").decode("latin-1") if len(words) == 3 else ""
+        self._transport.write(answer(path))
         self._head = b""
         self._timer.cancel()
         if self._transport.can_write_eof():
@@ -57,12 +59,13 @@ class Loading(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.close)
 
 
-def answer(live: bool) -> bytes:
-    """The whole answer on the wire."""
-    status, body, more = http.HTTPStatus.OK, b'{"status":"loading"}', ""
-    if not live:
+def answer(path: str) -> bytes:
+    """The whole answer on the wire, an error in the shape of the path's dialect."""
+    status, body, more = 200, b'{"status":"loading"}', ""
+    if path not in LIVE:
         error = Unavailable("Loading model", retry_after=RETRY_SECONDS)
-        status, body = http.HTTPStatus(error.status), msgspec.json.encode(error.to_openai())
-        more = f"retry-after: {RETRY_SECONDS:.0f}\r\n"
-    head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n{more}connection: close\r\n"
+        status, told = dialect_of(path).said(error, token_hex(12))
+        body, more = msgspec.json.encode(told), f"retry-after: {RETRY_SECONDS:.0f}\r\n"
+    phrase = "OK" if status == 200 else http.HTTPStatus.SERVICE_UNAVAILABLE.phrase
+    head = f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\n{more}connection: close\r\n"
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body

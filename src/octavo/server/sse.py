@@ -1,6 +1,6 @@
 """Events to a client: keep-alive comments, clients that left or do not read, errors in a stream that has begun.
 
-It moves bytes that a dialect made; it knows neither tokens nor JSON but for the error's body.
+It moves bytes that a dialect made; it knows neither tokens nor JSON.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
-import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from octavo import logs
 from octavo.errors import OctavoError
 from octavo.flow import Flow
 from octavo.server.connection import BODY, Body
+from octavo.server.dialect import OPENAI, Dialect
 
 IDLE_SECONDS = 60.0  # some clients count chunks, not comments: LangChain gives up after 120 s without one
 STALLED_SECONDS = 300.0  # a client that has not read for so long is gone
-DONE = b"data: [DONE]\n\n"
-PING = b": ping\n\n"
 HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache",
     "x-accel-buffering": "no",  # a proxy must not collect chunks
 }
@@ -60,11 +57,6 @@ async def while_connected(receive: Receive) -> AsyncIterator[None]:
         watcher.cancel()
 
 
-def error_chunk(error: OctavoError) -> bytes:
-    """What ends a stream that cannot go on."""
-    return b"data: " + msgspec.json.encode(error.to_openai()) + b"\n\n" + DONE
-
-
 class EventStream:
     """An ASGI response of the bytes that `source` gives. It begins with the first of them, so that an error before it
     is an ordinary answer; after `ping` seconds of silence it begins with a comment.
@@ -72,9 +64,18 @@ class EventStream:
     idle: makes a chunk of the dialect that says nothing, for clients that count chunks.
     """
 
-    def __init__(self, source: Flow[bytes], headers: Mapping[str, str], ping: float, idle: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        source: Flow[bytes],
+        headers: Mapping[str, str],
+        ping: float,
+        idle: Callable[[], bytes],
+        dialect: Dialect = OPENAI,
+    ) -> None:
         self._source = source
-        self._headers = [(k.encode(), v.encode("latin-1")) for k, v in {**HEADERS, **headers}.items()]
+        told = {"content-type": dialect.content_type, **HEADERS, **headers}
+        self._headers = [(k.encode(), v.encode("latin-1")) for k, v in told.items()]
+        self._dialect = dialect
         self._ping = ping
         self._idle = idle
         self._begun = False
@@ -107,14 +108,14 @@ class EventStream:
         except OctavoError as error:
             if not self._begun:
                 raise
-            await self._write(error_chunk(error))
+            await self._write(self._dialect.ending(error))
         except ClientGone:
             raise
         except Exception:
             if not self._begun:
                 raise
             log.exception("a stream failed")
-            await self._write(error_chunk(OctavoError("The server failed; its log says why.")))
+            await self._write(self._dialect.ending(OctavoError("The server failed; its log says why.")))
         await self._write(b"", last=True)
 
     async def _pump(self) -> None:
@@ -205,8 +206,8 @@ class EventStream:
             self._look_again(max(now + 0.05, self._last + interval))
 
     async def _keep_alive(self) -> None:
-        if self._clock() - self._last_chunk >= IDLE_SECONDS:
+        if not self._dialect.ping or self._clock() - self._last_chunk >= IDLE_SECONDS:
             await self._write(self._idle())
             self._last_chunk = self._last
         else:
-            await self._write(PING)
+            await self._write(self._dialect.ping)

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from octavo.server.sse import DONE, EventStream
+from octavo.server.dialect import DONE
+from octavo.server.sse import EventStream
 from octavo.server.submit import Answering, Front
 from octavo.text.events import Event, LogprobEntry
 
