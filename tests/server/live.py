@@ -18,6 +18,8 @@ from typing import Any
 import httpx
 import psutil
 
+from octavo.server.app import canonical
+from octavo.server.dialect import ANTHROPIC, OLLAMA, dialect_of
 from tests import real
 
 CONTEXT = 1024  # --max-model-len of the servers of these tests
@@ -132,8 +134,15 @@ def events(text: str) -> list[Any]:
 
 
 def error_of(response: httpx.Response) -> dict[str, Any]:
-    """The error of a response, which must have the shape of the API."""
-    body = response.json()
+    """The error of a response, which must have the shape of its path's API; of the others as OpenAI's names it."""
+    body, dialect = response.json(), dialect_of(canonical(response.url.path))
+    if dialect is ANTHROPIC:
+        assert set(body) == {"type", "error", "request_id"} and set(body["error"]) == {"type", "message"}, body
+        assert body["type"] == "error" and body["request_id"] == response.headers["request-id"]
+        body = {"error": {**body["error"], "param": None, "code": None}}
+    elif dialect is OLLAMA:
+        assert isinstance(body["error"], str), body
+        body = {"error": {"message": body["error"], "type": None, "param": None, "code": None}}
     assert set(body) == {"error"}, body
     assert set(body["error"]) == {"message", "type", "param", "code"}
     assert isinstance(body["error"]["message"], str) and "Traceback" not in body["error"]["message"]

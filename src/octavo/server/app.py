@@ -24,17 +24,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from octavo import __version__, logs
 from octavo.errors import MethodNotAllowed, NotFound, OctavoError
 from octavo.server import metrics as measured
+from octavo.server.anthropic.messages import count_tokens, messages
+from octavo.server.anthropic.schema import CountBody, MessagesBody
 from octavo.server.auth import Keys, Origins
 from octavo.server.dialect import Said, dialect_of
 from octavo.server.openai.chat import chat
 from octavo.server.openai.completions import completions
-from octavo.server.openai.embeddings import embeddings
+from octavo.server.openai.embeddings import EmbeddingsBody, embeddings
 from octavo.server.openai.models import model, models
+from octavo.server.openai.schema import ChatBody, CompletionBody
 from octavo.server.openapi import Operation, document
 from octavo.server.sse import ClientGone
 from octavo.server.submit import Front
-from octavo.server.vllm.score import rerank, score
-from octavo.server.vllm.tokenize import detokenize, tokenize
+from octavo.server.vllm.score import RerankBody, ScoreBody, rerank, score
+from octavo.server.vllm.tokenize import DetokenizeBody, TokenizeBody, detokenize, tokenize
 
 Handler = Callable[[Request], Awaitable[Any]]
 log = logs.get("server")
@@ -42,12 +45,14 @@ log = logs.get("server")
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the table. public: served without a key. label: of metrics, never the client's own path."""
+    """A line of the table. public: served without a key. body: what a request's body is read as, for the OpenAPI
+    document. label: of metrics, never the client's own path."""
 
     path: str
     methods: tuple[str, ...]
     handler: Handler
     public: bool = False
+    body: type | None = None
 
     @property
     def label(self) -> str:
@@ -78,7 +83,7 @@ class Entry:
     def operation(self) -> Operation:
         """For the OpenAPI document."""
         summary = (self.handler.__doc__ or self.label).partition("\n")[0]
-        return Operation(self.label, self.methods, self.public, summary)
+        return Operation(self.label, self.methods, self.public, summary, self.body)
 
 
 async def root(request: Request) -> Response:
@@ -126,15 +131,17 @@ ROUTES = (
     Entry("/openapi.json", ("GET",), openapi),
     Entry("/v1/models", ("GET",), models),
     Entry("/v1/models/{id:path}", ("GET",), model),
-    Entry("/v1/chat/completions", ("POST",), chat),
-    Entry("/v1/completions", ("POST",), completions),
-    Entry("/v1/embeddings", ("POST",), embeddings),
-    Entry("/v1/rerank", ("POST",), rerank),
-    Entry("/v2/rerank", ("POST",), rerank),
-    Entry("/v1/reranking", ("POST",), rerank),
-    Entry("/v1/score", ("POST",), score),
-    Entry("/tokenize", ("POST",), tokenize),
-    Entry("/detokenize", ("POST",), detokenize),
+    Entry("/v1/chat/completions", ("POST",), chat, body=ChatBody),
+    Entry("/v1/completions", ("POST",), completions, body=CompletionBody),
+    Entry("/v1/embeddings", ("POST",), embeddings, body=EmbeddingsBody),
+    Entry("/v1/rerank", ("POST",), rerank, body=RerankBody),
+    Entry("/v2/rerank", ("POST",), rerank, body=RerankBody),
+    Entry("/v1/reranking", ("POST",), rerank, body=RerankBody),
+    Entry("/v1/score", ("POST",), score, body=ScoreBody),
+    Entry("/v1/messages", ("POST",), messages, body=MessagesBody),
+    Entry("/v1/messages/count_tokens", ("POST",), count_tokens, body=CountBody),
+    Entry("/tokenize", ("POST",), tokenize, body=TokenizeBody),
+    Entry("/detokenize", ("POST",), detokenize, body=DetokenizeBody),
 )
 _FIXED = {entry.path: entry for entry in ROUTES if "{" not in entry.path}
 _OPEN = tuple(entry for entry in ROUTES if "{" in entry.path)

@@ -10,24 +10,9 @@ import msgspec
 
 from octavo import __version__
 from octavo.sampling_params import PARAMETERS
-from octavo.server.openai import embeddings, schema
-from octavo.server.vllm import score, tokenize
+from octavo.server.dialect import ANTHROPIC, OLLAMA, OPENAI, dialect_of
+from octavo.server.openai import schema
 
-_BODIES = (
-    schema.ChatBody, schema.CompletionBody, embeddings.EmbeddingsBody, score.RerankBody, score.ScoreBody,
-    tokenize.TokenizeBody, tokenize.DetokenizeBody,
-)  # fmt: skip
-_OF_PATH = {
-    "/v1/chat/completions": "ChatBody",
-    "/v1/completions": "CompletionBody",
-    "/v1/embeddings": "EmbeddingsBody",
-    "/v1/rerank": "RerankBody",
-    "/v2/rerank": "RerankBody",
-    "/v1/reranking": "RerankBody",
-    "/v1/score": "ScoreBody",
-    "/tokenize": "TokenizeBody",
-    "/detokenize": "DetokenizeBody",
-}
 ERROR: dict[str, Any] = {
     "type": "object",
     "required": ["error"],
@@ -44,42 +29,69 @@ ERROR: dict[str, Any] = {
         }
     },
 }
+ANTHROPIC_ERROR: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "error", "request_id"],
+    "properties": {
+        "type": {"const": "error"},
+        "error": {
+            "type": "object",
+            "required": ["type", "message"],
+            "properties": {"type": {"type": "string"}, "message": {"type": "string"}},
+        },
+        "request_id": {"type": "string"},
+    },
+}
+OLLAMA_ERROR: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string"}},
+}
+_ERRORS = {OPENAI: "Error", ANTHROPIC: "AnthropicError", OLLAMA: "OllamaError"}
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What the document needs of a line of the table of routes. path: with `{name}` for its parameters."""
+    """What the document needs of a line of the table of routes. path: with `{name}` for its parameters. body: the
+    struct that a request's body is read as."""
 
     path: str
     methods: tuple[str, ...]
     public: bool
     summary: str
+    body: type | None = None
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these routes."""
     paths: dict[str, dict[str, Any]] = {}
     for each in operations:
-        paths[each.path] = {method.lower(): _operation(each) for method in each.methods}
+        paths[each.path] = {method.lower(): _operation(each, method) for method in each.methods}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Octavo", "version": __version__},
         "paths": paths,
         "components": {
-            "schemas": {**_bodies(), "Error": ERROR},
+            "schemas": {
+                **_bodies([each.body for each in operations if each.body is not None]),
+                "Error": ERROR,
+                "AnthropicError": ANTHROPIC_ERROR,
+                "OllamaError": OLLAMA_ERROR,
+            },
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
 
 
-def _operation(each: Operation) -> dict[str, Any]:
+def _operation(each: Operation, method: str) -> dict[str, Any]:
+    error = f"#/components/schemas/{_ERRORS[dialect_of(each.path)]}"
     made: dict[str, Any] = {
         "summary": each.summary,
         "responses": {
             "200": {"description": "the answer"},
             "default": {
                 "description": "an error",
-                "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
+                "content": {"application/json": {"schema": {"$ref": error}}},
             },
         },
     }
@@ -88,15 +100,15 @@ def _operation(each: Operation) -> dict[str, Any]:
     if "{" in each.path:
         name = each.path[each.path.index("{") + 1 : each.path.index("}")]
         made["parameters"] = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}]
-    if each.path in _OF_PATH:
-        reference = {"$ref": f"#/components/schemas/{_OF_PATH[each.path]}"}
+    if each.body is not None and method in ("POST", "DELETE"):
+        reference = {"$ref": f"#/components/schemas/{each.body.__name__}"}
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
     return made
 
 
-def _bodies() -> dict[str, Any]:
+def _bodies(bodies: Sequence[type]) -> dict[str, Any]:
     """Schemas of the bodies; fields of features that are not built are left out."""
-    _, found = msgspec.json.schema_components(_BODIES, ref_template="#/components/schemas/{name}")
+    _, found = msgspec.json.schema_components(dict.fromkeys(bodies), ref_template="#/components/schemas/{name}")
     told = {each.name: f"{each.meaning}: {each.kind.expects}" for each in PARAMETERS}
     for component in found.values():
         fields = component.get("properties", {})

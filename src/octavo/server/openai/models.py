@@ -1,6 +1,10 @@
-"""What is served, as /v1/models tells it. The list in Ollama's shape beside it is what llama.cpp sends as well."""
+"""What is served, as /v1/models tells it: OpenAI's fields, vLLM's, and those that Anthropic's clients read beside them.
+The list in Ollama's shape beside it is what llama.cpp sends as well.
+"""
 
 from __future__ import annotations
+
+from datetime import UTC, datetime
 
 import msgspec
 from starlette.requests import Request
@@ -13,7 +17,10 @@ async def models(request: Request) -> Response:
     """GET /v1/models: every name of the model, the one of answers first."""
     front: Front = request.app.state.front
     short = [{"name": name, "model": name, "capabilities": ["completion"]} for name in front.names]
-    body = {"object": "list", "data": [_model(front, name) for name in front.names], "models": short}
+    body = {
+        "object": "list", "data": [_model(front, name) for name in front.names], "models": short, "has_more": False,
+        "first_id": front.names[0], "last_id": front.names[-1],
+    }  # fmt: skip
     return Response(msgspec.json.encode(body), media_type="application/json")
 
 
@@ -36,5 +43,8 @@ def _model(front: Front, name: str) -> dict[str, object]:
         "parent": None,
         "max_model_len": info.max_model_len,
         "permission": [],
+        "type": "model",
+        "display_name": name,
+        "created_at": datetime.fromtimestamp(front.created, UTC).isoformat(),
         "meta": {"n_vocab": info.vocab_size, "n_ctx": info.max_model_len},
     }
