@@ -58,7 +58,8 @@ class Renderer(Protocol):
 class Generation:
     """A request under way: a Flow of lists of events. Closing it early aborts the request."""
 
-    def __init__(self, llm: AsyncLLM, request: Request, prompt: PromptFacts) -> None:
+    def __init__(self, llm: AsyncLLM, request: Request, prompt: PromptFacts, *, patient: bool = False) -> None:
+        """patient: see EngineClient.open."""
         self.request = request
         self.prompt = prompt
         self._llm = llm
@@ -67,7 +68,7 @@ class Generation:
         self.done = False
         self.reasons: list[FinishReason] = []  # of the choices that have ended
         self._asked_stop_ids = llm.asked_stop_ids(request.params)
-        self._stream = llm.client.open(request)
+        self._stream = llm.client.open(request, patient)
 
     @property
     def usage(self) -> Usage:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from octavo.async_llm import AsyncLLM, PromptIds, gather
+from octavo.async_llm import AsyncLLM, Generation, PromptIds, gather
 from octavo.errors import InvalidRequest
 from octavo.request import FinishReason, Request, Usage
 from octavo.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
@@ -131,7 +131,8 @@ class BeamSearch:
         calls = []
         for beam in beams:
             ids: PromptIds = (*self.prompt.token_ids, *beam.ids)
-            calls.append(await self._llm.submit(ids, params, salt=self.request.salt, priority=self.request.priority))
+            asked = await self._llm.request_of(ids, params, salt=self.request.salt, priority=self.request.priority)
+            calls.append(Generation(self._llm, *asked, patient=True))
         made = []
         for beam, output in zip(beams, await asyncio.gather(*(gather(call) for call in calls)), strict=True):
             (entry,) = output.outputs[0].logprobs or [{}]

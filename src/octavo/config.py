@@ -215,6 +215,9 @@ class LogConfig:
         "least severe line that is written", LOGS, env=("OCTAVO_LOG_LEVEL",),
     )
     log_json: bool = option(False, switch(), "one JSON object a line", LOGS, aliases=("--log-jsonl",), rare=True)
+    crash_prompts: bool = option(
+        False, switch(), "the prompts' token ids in the report of an engine's death", LOGS, rare=True
+    )
 
     def __post_init__(self) -> None:
         check(self)

@@ -10,6 +10,7 @@
     ├── QueueFull                   429  rate_limit_error       retry_after seconds
     ├── Unavailable                 503  service_unavailable    retry_after seconds
     ├── EngineDied                  503  server_error           500 when the answer had begun
+    ├── EngineKiller                500  code engine_killer
     ├── ConfigError                 exit 2   names the flag and the nearest known name
     ├── ModelNotFound               exit 3   404 when it reaches a client
     ├── UnsupportedModel            exit 3
@@ -175,6 +176,12 @@ class EngineDied(OctavoError):
 
     def __init__(self, message: str, *, begun: bool = False, retry_after: float | None = 1.0) -> None:
         super().__init__(message, status=500 if begun else 503, retry_after=None if begun else retry_after)
+
+
+class EngineKiller(OctavoError):
+    """This request ends the engine, as was found out by running it alone. Repeating it is refused at once."""
+
+    code = "engine_killer"
 
 
 class ConfigError(OctavoError):

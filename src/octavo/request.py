@@ -59,11 +59,12 @@ class ChatRequest:
 @dataclass(frozen=True)
 class Resume:
     """What a new engine needs to go on with a choice: the ids that the front has already seen, and Mirostat's mu after
-    them."""
+    them. done: nothing more of it is wanted."""
 
     choice: int
     emitted_ids: tuple[int, ...]
     mu: float | None = None
+    done: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Request:
     """What the engine runs: one prompt, params.n choices.
 
     seed: 64-bit key of the sampler, made in the front when the user gave none. salt: parts the caches of tenants.
-    resume: one entry per choice that had emitted ids when an engine died.
+    resume: one entry per choice that had emitted ids, or was over, when an engine died.
     """
 
     request_id: str

@@ -97,8 +97,9 @@ def engine_process(files: ModelFiles, settings: Settings) -> EngineProcess:
     options = {"path": str(files.path), "name": model_name(files, settings), "config": asdict(settings.engine)}
     log: LogConfig = settings.log
     return EngineProcess(
-        "octavo.engine.startup:set_up_from", options, settings.engine.max_num_seqs, log.log_level, log.log_json
-    )
+        "octavo.engine.startup:set_up_from", options, settings.engine.max_num_seqs, log.log_level, log.log_json,
+        crashes=settings.engine.state_path / "crashes", crash_prompts=settings.log.crash_prompts,
+    )  # fmt: skip
 
 
 def model_name(files: ModelFiles, settings: Settings) -> str:

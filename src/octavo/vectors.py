@@ -100,7 +100,7 @@ class Vectors:
         request = Request(
             f"vec-{secrets.token_hex(12)}", ids, SamplingParams(temperature=0, max_tokens=1), 0, second=second
         )
-        async for outputs in self._client.submit(request):
+        async for outputs in self._client.submit(request, patient=True):  # others of the call may have been answered
             for output in outputs:
                 if output.error or output.vector is None:
                     raise OctavoError(output.error or "The engine gave no vector for this input.")

@@ -1,18 +1,23 @@
 """The front's half of the engine: submit, receive, abort; the same over a thread of this process and over a socket.
 
-It keeps what the front knows of each open request, drops ids that it has already and words of dead engines, and treats
-a gap as the death of the engine. When an engine is lost, open requests end with EngineDied; the supervisor attaches the
-next one. It knows ids, never text.
+It drops words of dead engines, and treats a gap as the death of the engine. Where a supervisor attaches the next one,
+open requests are told to it as they stand and go on; quarantine.py says which of them must wait. It knows ids, never
+text.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import replace
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from octavo import logs
+from octavo.engine.flight_record import request_digest
 from octavo.engine.messages import (
     VERSION,
     Abort,
@@ -20,6 +25,7 @@ from octavo.engine.messages import (
     Ask,
     BrokenMessage,
     ChoiceOutput,
+    Dead,
     EngineInfo,
     EngineMessage,
     EngineStats,
@@ -32,7 +38,16 @@ from octavo.engine.messages import (
     Tokens,
     unpack_who,
 )
-from octavo.errors import ContextLengthExceeded, EngineDied, InvalidRequest, OctavoError, Unavailable
+from octavo.engine.quarantine import Quarantine
+from octavo.engine.stream import Gap, Stream
+from octavo.errors import (
+    ContextLengthExceeded,
+    EngineDied,
+    EngineKiller,
+    InvalidRequest,
+    OctavoError,
+    Unavailable,
+)
 from octavo.flow import items
 from octavo.request import Request
 
@@ -40,6 +55,7 @@ if TYPE_CHECKING:
     from octavo.engine.core import EngineSetup
 
 ANSWER_SECONDS = 10.0  # a question waits for the end of a step at most; beyond, the engine is not well
+MAX_KILLERS = 64  # requests that are known to end the engine: who repeats one is refused before it does
 
 
 class Link(Protocol):
@@ -58,90 +74,15 @@ class Link(Protocol):
         """End the connection."""
 
 
-class Stream:
-    """An open request, as a Flow of lists of outputs: what is new, in order, until every choice has its `finish`.
+@dataclass(frozen=True)
+class Loss:
+    """What an engine's death means for the open requests. members: of its last step, those first that came first, each
+    with what it had given. guilty: the one that is not run again. isolating: quarantine.Verdict."""
 
-    start() raises QueueFull, Unavailable, ContextLengthExceeded or InvalidRequest, take() these and EngineDied.
-    """
-
-    def __init__(self, client: EngineClient, request: Request) -> None:
-        known = {resume.choice: len(resume.emitted_ids) for resume in request.resume}
-        self.request = request
-        self.begun = bool(known)
-        self._client = client
-        self._next_index = [known.get(choice, 0) for choice in range(request.params.n)]
-        self._open = set(range(request.params.n))
-        self._items: list[ChoiceOutput] = []
-        self._error: OctavoError | None = None
-        self._name: str | None = None  # by which the engine knows it, while it does
-        self._news: Callable[[], None] = lambda: None
-
-    @property
-    def done(self) -> bool:
-        return not (self._open or self._items)
-
-    async def start(self, news: Callable[[], None]) -> None:
-        self._news = news
-        await self._client.begin(self)
-
-    def named(self, name: str) -> Request:
-        """The request as the engine is told of it."""
-        self._name = name
-        return replace(self.request, request_id=name)
-
-    def take(self) -> list[ChoiceOutput] | None:
-        if self._items:
-            items, self._items = self._items, []
-            return items
-        if self._error is not None:
-            raise self._error
-        return None
-
-    def close(self) -> None:
-        if self._name is not None:
-            name, self._name = self._name, None
-            self._client.end(name, self.request.request_id, abort=bool(self._open) and self._error is None)
-
-    def abort(self, choice: int, kept: int) -> None:
-        """End one choice, of whose ids `kept` count."""
-        if self._name is not None:
-            self._client.post_abort(self._name, choice, kept)
-
-    # What the engine says
-
-    def push(self, item: ChoiceOutput) -> bool:
-        """Take an output in: ids that are known already are dropped, a gap is an error. True if that is the first news
-        since take(): tell() then."""
-        choice, ids = item.choice, item.token_ids
-        if choice not in self._open:
-            return False
-        expected = self._next_index[choice]
-        if item.index != expected:
-            known = expected - item.index
-            if known < 0:
-                self.fail(EngineDied(f"The engine lost {-known} tokens of this answer.", begun=self.begun))
-                return False
-            ids = item.token_ids = ids[known:]
-            item.logprobs = None if item.logprobs is None else item.logprobs[known:]
-            item.index = expected
-            if not ids and item.finish is None:
-                return False
-        item.request = self.request.request_id
-        self._next_index[choice] = expected + len(ids)
-        if ids:
-            self.begun = True
-        if item.finish is not None:
-            self._open.discard(choice)
-        self._items.append(item)
-        return len(self._items) == 1
-
-    def tell(self) -> None:
-        """There is something to take."""
-        self._news()
-
-    def fail(self, error: OctavoError) -> None:
-        self._error = self._error or error
-        self._news()
+    members: tuple[tuple[Request, list[int]], ...] = ()
+    guilty: str | None = None
+    isolating: bool = False
+    open: int = 0
 
 
 class EngineClient:
@@ -153,6 +94,14 @@ class EngineClient:
         self._epoch = 0
         self._streams: dict[str, Stream] = {}  # by the name that the engine knows a request by
         self._names: dict[str, str] = {}  # request id -> that name
+        self._sent: set[str] = set()  # names that the present engine was told of
+        self._waiting = False  # somebody may run whom the engine does not know
+        self._sending: asyncio.Task[None] | None = None
+        self._quarantine = Quarantine()
+        self._owed = 1  # ids that clear a suspect
+        self._killers: OrderedDict[bytes, None] = OrderedDict()  # what those requests asked, as a digest
+        self.restarts = 0  # engines after the first
+        self.resumed = 0  # requests that a later engine has taken over
         self._questions: dict[int, asyncio.Future[EngineStats]] = {}
         self._number = 0
         self._idle = asyncio.Event()
@@ -173,11 +122,21 @@ class EngineClient:
         return client
 
     def attach(self, link: Link, hello: Hello, lost: Callable[[str], None] | None = None) -> None:
-        """Use this engine, which has said hello, from now on. lost: called when its connection ends."""
+        """Use this engine, which has said hello, from now on, for the open requests first. lost: called with the reason
+        when it is not to be used any more."""
         if hello.version != VERSION:
             raise EngineDied(f"The engine speaks version {hello.version} of the messages, the front {VERSION}.")
+        if self._info is not None and hello.info.fingerprint != self._info.fingerprint:
+            for stream in list(self._streams.values()):
+                if stream.begun:
+                    stream.fail(
+                        EngineDied("The next engine computes other numbers than the one that died.", begun=True)
+                    )
+        self.restarts += self._info is not None
         self._link, self._epoch, self._info, self._lost = link, hello.epoch, hello.info, lost
+        self._sent.clear()
         link.start(self._received, lambda reason: self._connection_ended(hello.epoch, reason))
+        self._send_waiting()
 
     @property
     def info(self) -> EngineInfo:
@@ -196,27 +155,26 @@ class EngineClient:
 
     # Requests
 
-    def open(self, request: Request) -> Stream:
-        """A request to be run: a Flow of what is new. Closing it early aborts the request."""
-        return Stream(self, request)
+    def open(self, request: Request, patient: bool = False) -> Stream:
+        """A request to be run: a Flow of what is new. Closing it early aborts the request. patient: it waits for the
+        next engine where there is none, because it is part of something that has begun."""
+        return Stream(self, request, patient)
 
-    def submit(self, request: Request) -> AsyncGenerator[list[ChoiceOutput], None]:
+    def submit(self, request: Request, patient: bool = False) -> AsyncGenerator[list[ChoiceOutput], None]:
         """The same, waited for."""
-        return items(self.open(request))
+        return items(self.open(request, patient))
 
     async def begin(self, stream: Stream) -> None:
         """Send a stream's request to the engine; outputs go to the stream from now on."""
         request = stream.request
-        link = self._admit(request)
+        self._admit(request, stream.patient)
         self._number += 1
         # An id may be used again while words about its last owner are under way: the engine knows each by another name.
         name = self._names[request.request_id] = f"{self._number}-{request.request_id}"
+        stream.named(name)
         self._streams[name] = stream
         self._idle.clear()
-        try:
-            await link.send(Submit(self._epoch, stream.named(name)))
-        except (UnicodeEncodeError, BrokenMessage) as error:
-            stream.fail(InvalidRequest(f"The request cannot be sent to the engine: {error}."))
+        await self._send(name)
 
     def end(self, name: str, request_id: str, *, abort: bool) -> None:
         """Forget a stream; the engine is told if it does not know that it is over."""
@@ -224,30 +182,64 @@ class EngineClient:
         del self._names[request_id]
         if abort:
             self.post_abort(name)
+        self._sent.discard(name)
+        if self._quarantine.active and self._quarantine.left(name):
+            self._send_waiting()
         if not self._streams:
             self._idle.set()
 
     def post_abort(self, name: str, choice: int | None = None, kept: int | None = None) -> None:
-        self._post(Abort(self._epoch, name, choice, kept))
+        if name in self._sent:
+            self._post(Abort(self._epoch, name, choice, kept))
 
-    def _admit(self, request: Request) -> Link:
+    def _admit(self, request: Request, patient: bool) -> None:
+        """Raises why this request is not taken."""
         if self._failed is not None:
             raise self._failed
-        if self._draining:
+        if self._draining and not patient:
             raise Unavailable("The server is shutting down.", retry_after=10.0)
-        if self._link is None:
+        if self._link is None and not patient:
             raise Unavailable("The engine is being restarted.", retry_after=2.0)
         if len(request.prompt_ids) > self.info.longest_prompt:
             raise ContextLengthExceeded(self.info.max_model_len, len(request.prompt_ids), param="prompt")
         if request.request_id in self._names:
             raise InvalidRequest(f"Request id {request.request_id!r} is in use.", param="request_id")
-        return self._link
+        if self._killers and _asked(request) in self._killers:
+            raise EngineKiller("This request is known to end the engine; it was not run again.")
+
+    async def _send(self, name: str) -> None:
+        """Tell the engine of a request, if it is there and the request may run."""
+        stream, link = self._streams.get(name), self._link
+        if stream is None or link is None or name in self._sent or stream.failed or not self._quarantine.admits(name):
+            return
+        self._sent.add(name)
+        again, stream.again = stream.again, True
+        self.resumed += again
+        try:
+            await link.send(Submit(self._epoch, stream.for_engine(name), again))
+        except (UnicodeEncodeError, BrokenMessage) as error:
+            stream.fail(InvalidRequest(f"The request cannot be sent to the engine: {error}."))
+
+    def _send_waiting(self) -> None:
+        """Tell the engine of every request that may run and that it does not know, without waiting."""
+        self._waiting = True
+        if self._sending is None or self._sending.done():
+            self._sending = asyncio.get_running_loop().create_task(self._send_all(), name="octavo-resume")
+
+    async def _send_all(self) -> None:
+        while self._waiting:
+            self._waiting = False
+            for name in list(self._streams):
+                await self._send(name)
 
     async def abort(self, request_id: str, choice: int | None = None, kept: int | None = None) -> None:
         """End a request, or one choice. kept: how many of its ids the front kept. Unknown ids are no error."""
         name = self._names.get(request_id)
-        if name is not None:
+        if name in self._sent and self._link is not None:
             self.post_abort(name, choice, kept)
+            self._streams[name].aborted.append(choice)
+        elif name is not None:
+            self._streams[name].end(choice)
 
     # Questions
 
@@ -290,20 +282,47 @@ class EngineClient:
             link.post(Shutdown(self._epoch))
             await link.close()
 
-    async def lose(self, reason: str) -> None:
-        """The engine is gone: whoever waits gets EngineDied, new requests Unavailable until the next attach()."""
+    async def lose(self, members: Sequence[int] = (), ahead: int = 1) -> Loss:
+        """The engine is gone. What is open goes on with the one that is attached next; whoever asks something meanwhile
+        gets Unavailable. members: digests of its last step; ahead: ids that this might have given to each."""
         link, self._link = self._link, None
-        for stream in list(self._streams.values()):
-            stream.fail(EngineDied(f"The engine died: {reason}. The request may be repeated.", begun=stream.begun))
         for answer in self._questions.values():
             if not answer.done():
                 answer.set_exception(Unavailable("The engine is being restarted.", retry_after=2.0))
+        known = {request_digest(name): name for name in self._sent}
+        names = {known[digest] for digest in members if digest in known}
+        ran = [name for name, stream in self._streams.items() if name in names and not stream.failed]
+        told = tuple((self._streams[name].request, self._streams[name].given) for name in ran)
+        verdict = self._quarantine.died(ran, {name for name in ran if self._proven(name)})
+        self._owed = max(ahead, self._owed) if verdict.isolating else ahead
+        if verdict.guilty is not None:
+            self._refuse(verdict.guilty)
+        self._sent.clear()
+        for stream in list(self._streams.values()):
+            stream.lost()
         if link is not None:
             await link.close()
+        guilty = None if verdict.guilty is None else verdict.guilty.partition("-")[2]
+        return Loss(told, guilty, verdict.isolating, len(self._streams))
+
+    def _refuse(self, name: str) -> None:
+        """Nobody but this request can have ended the engine."""
+        stream = self._streams[name]
+        self._killers[_asked(stream.request)] = None
+        if len(self._killers) > MAX_KILLERS:
+            self._killers.popitem(last=False)
+        stream.fail(EngineKiller("This request ended the engine, the last time alone; it is not run again."))
+
+    def _proven(self, name: str) -> bool:
+        """Whether a suspect is cleared."""
+        stream = self._streams.get(name)
+        return stream is None or stream.failed or (name in self._sent and stream.proven(self._owed))
 
     def give_up(self, error: OctavoError) -> None:
-        """There will be no other engine: every request from now on gets `error`."""
+        """There will be no other engine: every request from now on gets `error`, and the open ones do."""
         self._failed = error
+        for stream in list(self._streams.values()):
+            stream.fail(error)
 
     # What the engine says
 
@@ -312,15 +331,17 @@ class EngineClient:
             self._link.post(message)
 
     def _connection_ended(self, epoch: int, reason: str) -> None:
-        if epoch != self._epoch or self._link is None:
-            return
+        if epoch == self._epoch and self._link is not None:
+            self._engine_ended(reason)
+
+    def _engine_ended(self, reason: str) -> None:
         if self._lost is not None:
             self._lost(reason)
         else:  # nobody restarts it
-            self.give_up(EngineDied(f"The engine died: {reason}."))
             self._link = None
             for stream in list(self._streams.values()):
                 stream.fail(EngineDied(f"The engine died: {reason}.", begun=stream.begun))
+            self.give_up(EngineDied(f"The engine died: {reason}."))
 
     def _received(self, message: EngineMessage) -> None:
         if message.epoch != self._epoch:
@@ -337,6 +358,8 @@ class EngineClient:
             answer = self._questions.get(message.number)
             if answer is not None and not answer.done():
                 answer.set_result(message.stats)
+        elif isinstance(message, Dead):
+            self._connection_ended(message.epoch, f"{message.reason}\n{message.trace}".strip())
 
     def _items(self, message: Tokens) -> list[ChoiceOutput]:
         if message.who != self._who:
@@ -352,9 +375,20 @@ class EngineClient:
     def _push(self, items: list[ChoiceOutput]) -> None:
         streams = self._streams
         news = []
-        for item in items:
-            stream = streams.get(item.request)
-            if stream is not None and stream.push(item):
-                news.append(stream)
+        try:
+            for item in items:
+                stream = streams.get(item.request)
+                if stream is not None and stream.push(item):
+                    news.append(stream)
+        except Gap as gap:
+            self._epoch = -1  # nothing that it says counts any more
+            self._engine_ended(str(gap))
         for stream in news:  # once each, whatever the number of its choices
             stream.tell()
+        if self._quarantine.active and self._quarantine.settle(self._proven):
+            self._send_waiting()
+
+
+def _asked(request: Request) -> bytes:
+    """A digest of what a request asks; ids, seeds and tenants are not part of it."""
+    return blake2b(msgspec.msgpack.encode((request.prompt_ids, request.params)), digest_size=16).digest()

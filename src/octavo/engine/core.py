@@ -6,9 +6,9 @@ It knows ids, never text, and no socket; loop.py turns it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from octavo.engine import faults
 from octavo.engine.cost_model import CostModel
@@ -34,7 +34,7 @@ class StepRunner(Protocol):
 @dataclass(frozen=True)
 class EngineSetup:
     """What start-up has built and decided. nodes: of a step, to predict the time of one (for the watch on hangs).
-    watch: told the address of the control page (flight_record.py) before the first step."""
+    watch: told the address of the control page (flight_record.py) before the first step. pinned: see EngineInfo."""
 
     runner: StepRunner
     scheduler: SchedulerConfig
@@ -43,6 +43,7 @@ class EngineSetup:
     summary: tuple[str, ...] = ()
     nodes: int = 1
     watch: Callable[[int], None] | None = None
+    pinned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +89,20 @@ class EngineCore:
         return EngineInfo(
             self.setup.model_name, roster.max_model_len, facts.vocab_size, self.setup.scheduler.eos_ids,
             facts.fingerprint, roster.cache.pool.total * roster.cache.block_tokens // len(facts.groups),
-            self.setup.summary, facts.vector,
+            self.setup.summary, facts.vector, {name: dict(values) for name, values in self.setup.pinned.items()},
         )  # fmt: skip
 
     @property
     def has_work(self) -> bool:
         return not self.roster.idle or bool(self._ended)
 
-    def submit(self, request: Request) -> None:
-        """Take a request; InvalidRequest or QueueFull."""
+    def submit(self, request: Request, again: bool = False) -> None:
+        """Take a request; InvalidRequest or QueueFull. again: see Roster.submit."""
         request.params.check_vocabulary(self._runner.facts.vocab_size)
         worst = max((*request.prompt_ids, *(i for r in request.resume for i in r.emitted_ids)), default=0)
         if worst >= self._runner.facts.vocab_size or min(request.prompt_ids, default=0) < 0:
             raise InvalidRequest("A token id of the prompt is outside the vocabulary.", param="prompt")
-        self.roster.submit(request)
+        self.roster.submit(request, again)
 
     def abort(self, request_id: str, choice: int | None = None) -> None:
         """End a request or one choice, in whatever state. Unknown and finished ones are no error: messages cross."""
@@ -151,7 +152,8 @@ class EngineCore:
             self._flight.name([sequence.live.digest for sequence in draft.members])
         rows = step.rows
         predicted = self.setup.cost.predict(rows, rows, prefill=rows > len(step.runs))
-        self._flight.begin(step.number, predicted / self.setup.nodes)
+        ahead = step.loop if rows == len(step.runs) else max(1 + len(run.draft) for run in step.runs)
+        self._flight.begin(step.number, predicted / self.setup.nodes, ahead)
 
     # What a step gave
 

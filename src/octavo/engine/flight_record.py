@@ -13,26 +13,39 @@ import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 CONTROL_BYTES = 4096
 # Offsets in bytes from the start; each word that one side writes often has a cache line of its own.
 ARRIVED = 64  # int64, written by the front: one more before each message
 STOP = 128  # int64, written by the front: not 0 = leave the step at the next node, commit nothing
 PROGRESS = 192  # int64, written by the engine: one more at each node and each turn of the loop
-STATE = 256  # int64 words, written by the engine before a step: step, busy, predicted node nanoseconds, members
+STATE = 256  # int64 words, written by the engine before a step
 MEMBERS = CONTROL_BYTES  # uint64 each: digests of request ids
 _WORD = 8
+_FIRST = STATE // _WORD
+# The step, whether it runs, predicted nanoseconds of a node of it, its members, ids that it may give a sequence, and
+# the progress word at its start.
+_STEP, _BUSY, _NODE, _COUNT, _AHEAD, _BEGAN = range(_FIRST, _FIRST + 6)
 
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """What the record says. busy: a step runs. node_seconds: predicted time of one node of it."""
+    """What the record says. busy: a step runs. node_seconds: predicted time of one node of it. ahead: ids that it may
+    give a sequence. nodes: that it has begun, or that have run since it began."""
 
     step: int
     busy: bool
     node_seconds: float
     members: tuple[int, ...]
     progress: int
+    ahead: int
+    nodes: int
+
+
+def request_digest(request_id: str) -> int:
+    """64 bits of a request id: what the record says of the members of a step."""
+    return int.from_bytes(blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 class FlightRecord:
@@ -65,10 +78,13 @@ class FlightRecord:
         self._words[STOP // _WORD] = 1
 
     def read(self) -> Flight:
-        state = STATE // _WORD
-        step, busy, nanoseconds, count = self._words[state : state + 4].tolist()
-        members = tuple(self._members[: min(count, self.max_members)].tolist())
-        return Flight(step, bool(busy), nanoseconds * 1e-9, members, self.progress)
+        words = self._words
+        members = tuple(self._members[: min(words[_COUNT], self.max_members)].tolist())
+        progress = self.progress
+        return Flight(
+            words[_STEP], bool(words[_BUSY]), words[_NODE] * 1e-9, members, progress, max(1, words[_AHEAD]),
+            progress - words[_BEGAN],
+        )  # fmt: skip
 
     @property
     def progress(self) -> int:
@@ -84,18 +100,18 @@ class FlightRecord:
         """Members of the steps that start from now on: suspects should one of these kill the engine."""
         count = min(len(members), self.max_members)
         self._members[:count] = memoryview(array("Q", members[:count]))
-        self._words[STATE // _WORD + 3] = count
+        self._words[_COUNT] = count
 
-    def begin(self, step: int, node_seconds: float) -> None:
-        """A step starts."""
-        state = STATE // _WORD
-        self._words[state] = step
-        self._words[state + 2] = int(node_seconds * 1e9)
-        self._words[state + 1] = 1
+    def begin(self, step: int, node_seconds: float, ahead: int = 1) -> None:
+        """A step starts, which may give a sequence so many ids."""
+        words = self._words
+        words[_STEP], words[_NODE], words[_AHEAD] = step, int(node_seconds * 1e9), ahead
+        words[_BEGAN] = words[PROGRESS // _WORD]
+        words[_BUSY] = 1
 
     def end(self) -> None:
         """The step is over."""
-        self._words[STATE // _WORD + 1] = 0
+        self._words[_BUSY] = 0
         self.advance()
 
     def close(self) -> None:

@@ -33,7 +33,6 @@ from octavo.engine.messages import (
 )
 from octavo.engine.sequence import Sequence
 from octavo.errors import OctavoError
-from octavo.request import Request
 
 IDLE_SECONDS = 0.5  # an idle engine turns its loop this often, so that its progress word says that it is alive
 SWITCH_INTERVAL = 1e-4  # seconds: a native call gets the GIL back at once, not after 5 ms
@@ -96,7 +95,7 @@ class EngineLoop(Generic[Peer]):
         elif message.epoch != core.epoch:
             logs.get("engine").warning("a message of epoch %d is dropped", message.epoch)
         elif isinstance(message, Submit):
-            self._submit(peer, message.request)
+            self._submit(peer, message)
         elif isinstance(message, Abort):
             if self._owner.get(message.request) == peer:
                 core.abort(message.request, message.choice)
@@ -108,9 +107,10 @@ class EngineLoop(Generic[Peer]):
             assert isinstance(message, Shutdown)
             self._running = False
 
-    def _submit(self, peer: Peer, request: Request) -> None:
+    def _submit(self, peer: Peer, message: Submit) -> None:
+        request = message.request
         try:
-            self.core.submit(request)
+            self.core.submit(request, message.again)
         except OctavoError as error:
             self._port.send(peer, Refused(self.core.epoch, request.request_id, ErrorRecord.of(error)))
         else:

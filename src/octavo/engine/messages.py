@@ -17,7 +17,7 @@ from octavo.request import FinishReason, Request
 from octavo.stats import StepStats
 
 T = TypeVar("T")
-VERSION = 3
+VERSION = 4
 MAX_FRAME = 32 << 20  # bytes: 2^20 allowed ids and a prompt of 10^6 ids take about 10 MiB
 
 
@@ -48,7 +48,8 @@ class ChoiceOutput(msgspec.Struct, array_like=True):
 
 class EngineInfo(msgspec.Struct, frozen=True):
     """What the front must know of an engine that is ready. max_model_len: what prompt and answer may have together.
-    vector: numbers that a request gives in place of ids; 0: it gives ids."""
+    vector: numbers that a request gives in place of ids; 0: it gives ids. pinned: values that start-up chose, for the
+    options of an engine that takes this one's place."""
 
     model_name: str
     max_model_len: int
@@ -58,6 +59,7 @@ class EngineInfo(msgspec.Struct, frozen=True):
     kv_tokens: int
     summary: tuple[str, ...] = ()
     vector: int = 0
+    pinned: dict[str, dict[str, Any]] = {}
 
     @property
     def longest_prompt(self) -> int:
@@ -127,12 +129,14 @@ class ErrorRecord(msgspec.Struct, frozen=True):
 
 class Boot(msgspec.Struct, frozen=True):
     """What the supervisor tells a new process, as JSON over its standard input. path: sys.path. flight: descriptor of
-    the flight record. faults: of test builds, else empty."""
+    the flight record. stack: descriptor of where Python's stack goes when a signal kills the process. faults: of test
+    builds, else empty."""
 
     path: list[str]
     parent: int
     socket: str
     flight: int
+    stack: int
     members: int
     epoch: int
     factory: str
@@ -143,8 +147,11 @@ class Boot(msgspec.Struct, frozen=True):
 
 
 class Submit(msgspec.Struct, tag=True, frozen=True):
+    """again: an engine has taken the request before, so that the queue's bound does not hold for it."""
+
     epoch: int
     request: Request
+    again: bool = False
 
 
 class Abort(msgspec.Struct, tag=True, frozen=True):
@@ -217,10 +224,11 @@ class Answer(msgspec.Struct, tag=True, frozen=True):
 
 
 class Dead(msgspec.Struct, tag=True, frozen=True):
-    """An engine in this process ended by an exception; a process of its own just dies."""
+    """The engine ends because of an exception. trace: of it, as Python prints it."""
 
     epoch: int
     reason: str
+    trace: str = ""
 
 
 FrontMessage = Submit | Abort | Ask | Shutdown

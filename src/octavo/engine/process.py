@@ -7,10 +7,12 @@ The boot record comes over standard input, so nothing of it shows in a list of p
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import importlib
 import os
 import signal
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,13 @@ from octavo.engine import faults
 from octavo.engine.core import EngineCore, EngineSetup
 from octavo.engine.flight_record import FlightRecord
 from octavo.engine.loop import EngineLoop, tune_interpreter
-from octavo.engine.messages import Boot, ErrorRecord, Failed
+from octavo.engine.messages import Boot, Dead, ErrorRecord, Failed
 from octavo.engine.transport import Peer, SocketPort
 from octavo.errors import OctavoError
 
 _PR_SET_PDEATHSIG = 1
 FAREWELL_SECONDS = 10.0  # how long a failed start waits for the front to hear of it
+TRACE_CHARACTERS = 8000  # of the end of an exception's trace, for the crash report
 
 
 def main(record: dict[str, Any]) -> int:
@@ -38,6 +41,7 @@ def main(record: dict[str, Any]) -> int:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != boot.parent:
         return 1  # the front died before prctl
+    faulthandler.enable(boot.stack)
     logs.set_up(boot.log_level, json_lines=boot.log_json)
     faults.arm(boot.faults)
     port = SocketPort(Path(boot.socket))
@@ -58,7 +62,12 @@ def _serve(boot: Boot, port: SocketPort) -> int:
         _say_failed(port, Failed(boot.epoch, ErrorRecord.of(error)))
         return error.exit_code
     tune_interpreter()
-    EngineLoop[Peer](core, port, flight).serve(lambda: os.getppid() == boot.parent)
+    try:
+        EngineLoop[Peer](core, port, flight).serve(lambda: os.getppid() == boot.parent)
+    except Exception as error:
+        logs.get("engine").exception("the engine ends")
+        port.send_all(Dead(boot.epoch, f"{type(error).__name__}: {error}", traceback.format_exc()[-TRACE_CHARACTERS:]))
+        return 1
     return 0
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from octavo.engine.cache_groups import CacheGroups
+from octavo.engine.flight_record import request_digest
 from octavo.engine.queue import RequestQueue
-from octavo.engine.sequence import NO_SLOT, LiveRequest, Place, Sequence, request_digest
+from octavo.engine.sequence import NO_SLOT, LiveRequest, Place, Sequence
 from octavo.errors import ConfigError, InvalidRequest
 from octavo.execution.layout import MAX_RUN_AHEAD, MAX_STOP_IDS
 from octavo.execution.step import ExecutionFacts
@@ -74,8 +75,9 @@ class Roster:
         self.closes: list[int] = []  # slots left since the last step
         self._arrivals = 0
 
-    def submit(self, request: Request) -> LiveRequest:
-        """Take a request. InvalidRequest, or QueueFull with its retry_after."""
+    def submit(self, request: Request, again: bool = False) -> LiveRequest:
+        """Take a request. InvalidRequest, or QueueFull with its retry_after. again: for one that an engine has taken
+        before the queue has no bound."""
         if request.request_id in self.requests:
             raise InvalidRequest(f"Request id {request.request_id!r} is in use.", param="request_id")
         longest = max((len(r.emitted_ids) for r in request.resume), default=0)
@@ -84,7 +86,11 @@ class Roster:
                 f"The prompt has {len(request.prompt_ids)} tokens; from 1 to {self.longest_prompt} fit.",
                 param="prompt",
             )
-        self.queue.check_room(len(self.free_slots))
+        over = {resume.choice for resume in request.resume if resume.done}
+        if len(over) >= request.params.n:
+            raise InvalidRequest("Every choice of the request is over.", param="resume")
+        if not again:
+            self.queue.check_room(len(self.free_slots))
         params = request.params
         stop_ids = (() if params.ignore_eos else self.config.eos_ids) + tuple(params.stop_token_ids)
         stop_ids = tuple(dict.fromkeys(stop_ids))
@@ -105,12 +111,14 @@ class Roster:
         self._arrivals += 1
         groups = len(self.cache.windows)
         live.sequences = [Sequence(live, choice, groups) for choice in range(params.n)]
-        live.open = params.n
-        live.held = params.n > 1
-        for sibling in live.sequences[1:]:
-            sibling.place = Place.HELD
+        first, *others = [sequence for sequence in live.sequences if sequence.choice not in over]
+        for sequence in live.sequences:
+            sequence.place = Place.DONE if sequence.choice in over else Place.HELD
+        live.open = 1 + len(others)
+        live.held = bool(others)
+        first.place = Place.QUEUED
         self.requests[request.request_id] = live
-        self.queue.push(live.sequences[0])
+        self.queue.push(first)
         return live
 
     def finish(self, sequence: Sequence) -> None:

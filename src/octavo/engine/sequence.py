@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from hashlib import blake2b
 
 from octavo.engine.block_pool import NO_BLOCK
 from octavo.engine.prefix_cache import PrefixNode
@@ -111,8 +110,3 @@ class Sequence:
     def owned(self) -> list[int]:
         """Every block held, over all groups."""
         return [block for blocks in self.blocks for block in blocks if block != NO_BLOCK]
-
-
-def request_digest(request_id: str) -> int:
-    """64 bits of a request id: what the flight record says of the members of a step."""
-    return int.from_bytes(blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

@@ -155,6 +155,8 @@ def set_up(path: Path, name: str, config: EngineConfig, report: Report | None = 
         summary=(*summary(loaded, config), *([f"guesses   {speculation}"] if speculation.new else [])),
         nodes=sum(1 for _ in loaded.plan.layouts.lowered.nodes()),
         watch=loaded.executor.watch,
+        # A smaller context would refuse what has begun, and tables that depend on it change bits.
+        pinned={"config": {"max_model_len": loaded.plan.context}},
     )
 
 

@@ -1,8 +1,9 @@
 """Starts the engine's process, watches it, kills it when it hangs, starts the next one.
 
 Dead: the process is gone. Hung: its progress word stands still for 20 times the predicted node time, and at least 2 s;
-a hung engine is killed before the next one starts. Open requests get EngineDied (resuming them is a later issue). More
-than 5 deaths in 10 minutes: it gives up. It knows processes and the flight record, no requests.
+a hung engine is killed before the next one starts. Each death leaves a report. More than 5 deaths in 10 minutes: it
+gives up; those by which a poisonous request is found out count as one. It knows processes and the flight record; what
+becomes of the requests is the client's affair.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import msgspec
 
 from octavo import logs
 from octavo.engine.client import EngineClient
+from octavo.engine.crash_report import crash_report, write_report
 from octavo.engine.flight_record import FlightRecord
 from octavo.engine.messages import Boot, BrokenMessage, Failed, Hello
 from octavo.engine.transport import SocketLink
@@ -33,8 +35,11 @@ from octavo.errors import EngineDied, EngineDiedTooOften, OctavoError
 HUNG_NODES = 20  # predicted node times without progress: later than any cache miss or preempted thread explains
 HUNG_SECONDS = 2.0  # and at least this: virtual machines are paused for a second now and then
 MAX_DEATHS, DEATH_WINDOW = 5, 600.0
+STACK_BYTES = 1 << 16
 WATCH_SECONDS = 0.25
+LOOK_SECONDS = 2 * WATCH_SECONDS  # of standing still that one look can tell: this process may have stood still itself
 CONNECT_SECONDS = 0.01  # between two tries to connect to a process that starts
+LAST_WORDS_SECONDS = 0.2  # from the end of the connection to that of the process
 _BOOT = (
     "import json, sys; boot = json.load(sys.stdin); sys.path[:] = boot['path']; "
     "from octavo.engine.process import main; sys.exit(main(boot))"
@@ -44,7 +49,8 @@ _BOOT = (
 @dataclass(frozen=True)
 class EngineProcess:
     """How an engine is started. factory: `module:function` that makes an EngineSetup of `options` (plain data).
-    max_members: of a step, for the flight record. faults: of tests only."""
+    max_members: of a step, for the flight record. faults: of tests only. crashes: the folder of crash reports;
+    crash_prompts: prompts stand in them."""
 
     factory: str
     options: Mapping[str, Any]
@@ -52,6 +58,8 @@ class EngineProcess:
     log_level: str = "info"
     log_json: bool = False
     faults: Mapping[str, str] = field(default_factory=dict)
+    crashes: Path | None = None
+    crash_prompts: bool = False
 
 
 class Supervisor:
@@ -62,14 +70,17 @@ class Supervisor:
         self.client = EngineClient()
         self.deaths: deque[float] = deque()  # monotonic seconds, within the window
         self.restarts = 0
+        self._pinned: Mapping[str, Mapping[str, Any]] = {}
         self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700
         self._epoch = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._flight: FlightRecord | None = None
+        self._stack = -1  # descriptor of what the process says when a signal kills it
         self._alarm = asyncio.Event()
+        self._last_words = ""  # why the client will not use this engine any more
         self._watch: asyncio.Task[None] | None = None
         self._failure: asyncio.Future[OctavoError] = asyncio.get_running_loop().create_future()
-        self._last_progress = (0, 0.0)  # the word, and when it was seen to change
+        self._last_look = (0, 0.0, 0.0)  # the progress word, when, and how long it had stood still then
 
     @property
     def pid(self) -> int | None:
@@ -113,17 +124,20 @@ class Supervisor:
         """Start a process and attach the client to it."""
         self._epoch += 1
         self._flight = FlightRecord(self.engine.max_members)
+        self._stack = os.memfd_create("octavo-stack", os.MFD_CLOEXEC)
         path = self._folder / f"engine-{self._epoch}.sock"
         engine = self.engine
+        options = {**engine.options, **{name: {**engine.options[name], **v} for name, v in self._pinned.items()}}
         boot = Boot(
-            sys.path, os.getpid(), str(path), self._flight.descriptor, engine.max_members, self._epoch, engine.factory,
-            dict(engine.options), engine.log_level, engine.log_json, dict(engine.faults) if self._epoch == 1 else {},
+            sys.path, os.getpid(), str(path), self._flight.descriptor, self._stack, engine.max_members, self._epoch,
+            engine.factory, options, engine.log_level, engine.log_json,
+            dict(engine.faults) if self._epoch == 1 else {},
         )  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-c", _BOOT],
             stdin=subprocess.PIPE,
             stdout=2,  # standard output is for results
-            pass_fds=(self._flight.descriptor,),
+            pass_fds=(self._flight.descriptor, self._stack),
         )
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it died at once: _connect sees that
@@ -131,8 +145,9 @@ class Supervisor:
             self._process.stdin.close()
         link = await self._connect(path)
         self._alarm.clear()
+        self._last_words = ""
         await self._attach(link)
-        self._last_progress = (self._flight.progress, time.monotonic())
+        self._last_look = (self._flight.progress, time.monotonic(), 0.0)
 
     async def _connect(self, path: Path) -> SocketLink:
         assert self._process is not None and self._flight is not None
@@ -157,12 +172,18 @@ class Supervisor:
         if not isinstance(first, Hello):
             await link.close()
             raise EngineDied("The engine did not say hello.")
-        self.client.attach(link, first, lambda reason: self._alarm.set())
+        self._pinned = first.info.pinned
+        self.client.attach(link, first, self._lost)
+
+    def _lost(self, reason: str) -> None:
+        """The client will not use this engine any more."""
+        self._last_words = self._last_words or reason
+        self._alarm.set()
 
     def _exit_reason(self) -> str:
         code = None if self._process is None else self._process.poll()
-        if code is None:
-            return "its connection ended"
+        if code is None or code == 1:  # its own words say more
+            return self._last_words or f"exit code {code}"
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
     async def _bury(self, timeout: float) -> None:
@@ -178,6 +199,7 @@ class Supervisor:
         if self._flight is not None:
             self._flight.close()
             self._flight = None
+            os.close(self._stack)
 
     # The watch
 
@@ -185,12 +207,39 @@ class Supervisor:
         """Watch the engine; replace it when it is dead or hung, until it has died too often."""
         while True:
             reason = await self._await_death()
-            logs.get("supervisor").error("the engine died: %s", reason)
-            await self.client.lose(reason)
+            logs.get("supervisor").error("the engine died: %s", reason.partition("\n")[0])
+            counts = await self._mourn(reason)
             await self._bury(0.0)
-            while not await self._restart():
+            while not await self._restart(counts):
+                counts = True
                 if self._failure.done():
                     return
+
+    async def _mourn(self, reason: str) -> bool:
+        """End what is left of the engine, tell the client, write the report; whether this death counts."""
+        assert self._process is not None and self._flight is not None
+        process = self._process
+        code = process.poll()  # None: it hangs, or nobody believes it any more
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        flight = self._flight.read()
+        loss = await self.client.lose(flight.members if flight.step else (), flight.ahead)
+        log = logs.get("supervisor")
+        if loss.open:
+            log.warning(
+                "%d open requests will go on; %d of them were in step %d", loss.open, len(loss.members), flight.step
+            )
+        if loss.guilty is not None:
+            log.error("request %s ends the engine and is refused", loss.guilty)
+        if self.engine.crashes is not None:
+            stack = os.pread(self._stack, STACK_BYTES, 0).decode("utf-8", "replace")
+            known = {"pid": process.pid, "epoch": self._epoch, "restarts": self.restarts}
+            report = crash_report(
+                reason, code, stack, flight, known, loss.members, guilty=loss.guilty, prompts=self.engine.crash_prompts
+            )
+            path = await asyncio.to_thread(write_report, self.engine.crashes, report)
+            log.error("no crash report could be written" if path is None else f"crash report: {path}")
+        return not loss.isolating
 
     async def _await_death(self) -> str:
         while True:
@@ -199,9 +248,8 @@ class Supervisor:
             assert self._process is not None
             if self._alarm.is_set():
                 # The connection ended; the process is about to as a rule, and its exit code says more.
-                for _ in range(20):
-                    if self._process.poll() is not None:
-                        break
+                deadline = time.monotonic() + LAST_WORDS_SECONDS
+                while self._process.poll() is None and time.monotonic() < deadline:
                     await asyncio.sleep(0.01)
                 return self._exit_reason()
             if self._process.poll() is not None:
@@ -214,19 +262,20 @@ class Supervisor:
 
     def _still_seconds(self) -> float:
         """How long the progress word has stood still, as far as was seen."""
-        now = time.monotonic()
         if self._flight is None:
             return 0.0
-        progress = self._flight.progress
-        if progress != self._last_progress[0]:
-            self._last_progress = (progress, now)
-        return now - self._last_progress[1]
+        now, progress = time.monotonic(), self._flight.progress
+        before, looked, still = self._last_look
+        still = 0.0 if progress != before else still + min(now - looked, LOOK_SECONDS)
+        self._last_look = (progress, now, still)
+        return still
 
-    async def _restart(self) -> bool:
+    async def _restart(self, counts: bool) -> bool:
         """Count a death and start the next engine; False if that failed or there were too many."""
         now = time.monotonic()
-        self.deaths.append(now)
-        while now - self.deaths[0] > DEATH_WINDOW:
+        if counts:
+            self.deaths.append(now)
+        while self.deaths and now - self.deaths[0] > DEATH_WINDOW:
             self.deaths.popleft()
         if len(self.deaths) > MAX_DEATHS:
             error = EngineDiedTooOften(

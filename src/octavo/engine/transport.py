@@ -128,6 +128,11 @@ class SocketPort:
             logs.get("engine").error("a front has left %d bytes unread; its connection ends", len(peer.unsent))
             peer.open = False
 
+    def send_all(self, message: EngineMessage) -> None:
+        """Send to every peer."""
+        for peer in self._peers:
+            self.send(peer, message)
+
     def close(self, linger: float = 1.0) -> None:
         """Send what is left, for at most `linger` seconds, then close everything and remove the path."""
         deadline = time.monotonic() + linger

@@ -79,12 +79,20 @@ class _Engine(Collector):
         self.labels = labels
         self.snapshot: Snapshot | None = None
         self.healthy = 0.0
+        self.restarts = self.resumed = 0
 
     def collect(self) -> Iterator[Metric]:
         names, values = list(self.labels), list(self.labels.values())
         up = GaugeMetricFamily("octavo:engine_healthy", "1 if a request would be served now.", labels=names)
         up.add_metric(values, self.healthy)
         yield up
+        for name, meaning, value in (
+            ("engine_restarts", "Engines that took the place of one that died.", self.restarts),
+            ("requests_resumed", "Requests that went on with a later engine.", self.resumed),
+        ):
+            total = CounterMetricFamily(f"octavo:{name}", meaning, labels=names)
+            total.add_metric(values, value)
+            yield total
         if self.snapshot is None:
             return
         for key, (name, meaning) in GAUGES.items():
@@ -182,6 +190,7 @@ class Metrics:
     async def refresh(self, llm: AsyncLLM, healthy: bool) -> Snapshot | None:
         """Ask the engine; the last snapshot stays if there is none to ask."""
         self.engine.healthy = float(healthy)
+        self.engine.restarts, self.engine.resumed = llm.client.restarts, llm.client.resumed
         try:
             stats = await llm.client.stats()
         except OctavoError:
