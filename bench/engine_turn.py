@@ -26,7 +26,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from octavo.config import resolve
 from octavo.engine.core import EngineCore
 from octavo.engine.flight_record import FlightRecord
 from octavo.engine.loop import EngineLoop, tune_interpreter
@@ -36,6 +35,7 @@ from octavo.engine.transport import Peer, SocketPort, frame
 from octavo.execution.runner import H
 from octavo.request import Request
 from octavo.sampling_params import SamplingParams
+from octavo.settings import resolve
 from octavo.start import find_model
 
 PROMPT, ANSWER = 128, 1800

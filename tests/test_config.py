@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavo.config import EngineConfig, ServerConfig, all_options, client_environment, hub_cache, resolve
+from octavo.config import EngineConfig, ServerConfig, all_options
 from octavo.errors import ConfigError
 from octavo.option import read_bytes, read_count, read_duration, read_texts
+from octavo.settings import client_environment, hub_cache, resolve
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from octavo.checkpoints.catalogue import entry_named
 from octavo.checkpoints.families import FAMILIES
 from octavo.checkpoints.sources import ModelFiles, resolve
-from octavo.config import EngineConfig, LogConfig, Settings, TextConfig, hub_cache
-from octavo.config import resolve as resolve_options
+from octavo.config import EngineConfig, LogConfig, TextConfig
 from octavo.engine.client import EngineClient
 from octavo.engine.supervisor import EngineProcess, Supervisor
 from octavo.errors import ConfigError, UnsupportedModel
+from octavo.settings import Settings, hub_cache
+from octavo.settings import resolve as resolve_options
 
 if TYPE_CHECKING:
     from octavo.async_llm import AsyncLLM

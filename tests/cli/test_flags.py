@@ -6,8 +6,9 @@ import click
 import pytest
 
 from octavo.cli.flags import IGNORED, OptionCommand, to_markdown, to_yaml
-from octavo.config import Settings, all_options, resolve
+from octavo.config import all_options
 from octavo.errors import ConfigError
+from octavo.settings import Settings, resolve
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from octavo.cli.main import ALIASES, COMMANDS
-from octavo.config import all_options, resolve
+from octavo.config import all_options
+from octavo.settings import resolve
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in ("quickstart", "adding", "architecture")))

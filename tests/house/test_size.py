@@ -73,7 +73,7 @@ def test_names_say_something() -> None:
     assert not vague
 
 
-def test_environment_is_read_in_config_alone() -> None:
+def test_environment_is_read_in_settings_alone() -> None:
     readers = []
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -82,8 +82,8 @@ def test_environment_is_read_in_config_alone() -> None:
             names = {alias.name for alias in node.names} if from_os else {node.attr} if is_os else set()
             if names & {"environ", "environb", "getenv", "putenv"}:
                 readers.append(relative(path))
-    assert readers, "config.py reads the environment, so the search is broken"
-    assert set(readers) == {"src/octavo/config.py"}
+    assert readers, "settings.py reads the environment, so the search is broken"
+    assert set(readers) == {"src/octavo/settings.py"}
 
 
 def test_every_file_opens_with_what_it_does() -> None:

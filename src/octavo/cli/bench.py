@@ -24,13 +24,14 @@ from octavo import LLM, SamplingParams
 from octavo.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import Progress, ruled, say, size
-from octavo.config import EngineConfig, LogConfig, Settings, client_environment
+from octavo.config import EngineConfig, LogConfig
 from octavo.engine.startup import decide_threads
 from octavo.errors import ConfigError
 from octavo.execution.ceilings import Ceilings, measure
 from octavo.execution.plan import MemoryPlan, make_plan
 from octavo.execution.step import PAGE_TOKENS
 from octavo.machine import read_machine
+from octavo.settings import Settings, client_environment
 from octavo.start import find_model
 
 PERCENTILES = (10, 25, 50, 75, 90, 99)

@@ -17,8 +17,9 @@ import click
 from octavo import __version__
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import size
-from octavo.config import EngineConfig, Settings, hub_cache
+from octavo.config import EngineConfig
 from octavo.machine import read_machine
+from octavo.settings import Settings, hub_cache
 
 PACKAGES = (
     "numpy", "msgspec", "tokenizers", "jinja2", "click", "rich", "starlette", "uvicorn", "httptools", "uvloop",

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field, replace
 
 import click
 
-from octavo.config import NOUNS, Settings, nearest, resolve
+from octavo.config import NOUNS
 from octavo.errors import ConfigError
 from octavo.option import Option, options_of
+from octavo.settings import Settings, nearest, resolve
 
 # Other servers' flags that need no counterpart: name -> (does a value follow, why it has no effect).
 IGNORED: dict[str, tuple[bool, str]] = {

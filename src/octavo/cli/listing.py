@@ -14,7 +14,8 @@ from octavo.checkpoints.catalogue import CATALOGUE
 from octavo.checkpoints.inventory import listed, unfinished
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import columns, say
-from octavo.config import EngineConfig, Settings, hub_cache
+from octavo.config import EngineConfig
+from octavo.settings import Settings, hub_cache
 
 
 def hub_folder(engine: EngineConfig) -> Path:

@@ -82,8 +82,8 @@ def _known(word: str) -> str | None:
 
 
 def _unknown(word: str) -> Exception:
-    from octavo.config import nearest
     from octavo.errors import ConfigError
+    from octavo.settings import nearest
 
     if word.startswith("-"):
         return ConfigError(f"{word} comes before a command. Commands: {', '.join(COMMANDS)}.", flag=word)

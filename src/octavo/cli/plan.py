@@ -16,7 +16,7 @@ import click
 from octavo.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import Progress, columns, size
-from octavo.config import EngineConfig, LogConfig, Settings, client_environment
+from octavo.config import EngineConfig, LogConfig
 from octavo.engine.startup import decide_threads, fingerprint, packed_file, tuned_file
 from octavo.errors import DoesNotFit
 from octavo.execution.plan import MemoryPlan, make_plan
@@ -24,6 +24,7 @@ from octavo.execution.step import PAGE_TOKENS
 from octavo.execution.tuned_file import Tuned
 from octavo.kernels.library import runnable_variants
 from octavo.machine import read_machine
+from octavo.settings import Settings, client_environment
 from octavo.start import find_model
 
 USERS = (1, 4, 8, 32)

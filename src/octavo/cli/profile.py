@@ -16,7 +16,7 @@ import click
 from octavo.checkpoints.checkpoint import open_checkpoint
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import Progress, columns, say
-from octavo.config import EngineConfig, LogConfig, Settings, client_environment
+from octavo.config import EngineConfig, LogConfig
 from octavo.engine.startup import decide_threads, load_model
 from octavo.errors import UnsupportedModel
 from octavo.execution.ceilings import Ceilings, measure
@@ -24,6 +24,7 @@ from octavo.execution.plan import make_plan
 from octavo.execution.profile import Profile, Profiler, Row, decode_length
 from octavo.execution.step import PAGE_TOKENS
 from octavo.machine import read_machine
+from octavo.settings import Settings, client_environment
 from octavo.start import find_model
 
 LEAST_KV = 1 << 20  # bytes that --kv-cache-memory takes at least

@@ -9,8 +9,9 @@ import click
 from octavo.checkpoints.gguf_shards import part_names
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import Progress, say, size
-from octavo.config import EngineConfig, LogConfig, Settings, client_environment
+from octavo.config import EngineConfig, LogConfig
 from octavo.errors import ConfigError
+from octavo.settings import Settings, client_environment
 
 
 def run(settings: Settings, force: bool) -> None:

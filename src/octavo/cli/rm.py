@@ -14,8 +14,9 @@ from octavo.checkpoints.inventory import Removal, plan_removal
 from octavo.cli.flags import OptionCommand
 from octavo.cli.listing import hub_folder
 from octavo.cli.terminal import say, size
-from octavo.config import EngineConfig, LogConfig, Settings
+from octavo.config import EngineConfig, LogConfig
 from octavo.errors import ConfigError, ModelNotFound, OctavoError
+from octavo.settings import Settings
 
 
 def run(settings: Settings, yes: bool) -> None:

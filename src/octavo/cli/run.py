@@ -19,8 +19,9 @@ import click
 from octavo.cli.answering import Answering, InProcess, Server, octavo_at, served_at
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import Progress, say
-from octavo.config import Client, EngineConfig, LogConfig, Settings, TextConfig, client_environment
+from octavo.config import EngineConfig, LogConfig, TextConfig
 from octavo.errors import ConfigError
+from octavo.settings import Client, Settings, client_environment
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "seed")
 _NOT_OF_ENGINE = ("model", "offline", "cache_dir", "state_dir", "thread_limit")  # a server may answer all the same

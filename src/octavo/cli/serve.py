@@ -15,7 +15,7 @@ import click
 from octavo import __version__, logs
 from octavo.cli.flags import OptionCommand, to_yaml
 from octavo.cli.terminal import Progress, say
-from octavo.config import Settings, client_environment
+from octavo.settings import Settings, client_environment
 
 if TYPE_CHECKING:
     from octavo.async_llm import Renderer

@@ -13,9 +13,10 @@ from octavo.checkpoints.checkpoint import open_checkpoint
 from octavo.checkpoints.describe import Description, describe
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import columns, size
-from octavo.config import EngineConfig, Settings
+from octavo.config import EngineConfig
 from octavo.errors import ModelNotFound, OctavoError, UnsupportedModel
 from octavo.models.registry import build
+from octavo.settings import Settings
 from octavo.start import find_model
 
 LONGEST = 100  # characters of a value that is shown

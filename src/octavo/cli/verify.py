@@ -12,8 +12,9 @@ import click
 
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import Progress, say
-from octavo.config import EngineConfig, LogConfig, Settings, client_environment
+from octavo.config import EngineConfig, LogConfig
 from octavo.errors import OctavoError
+from octavo.settings import Settings, client_environment
 from octavo.start import find_model
 
 
