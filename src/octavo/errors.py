@@ -141,8 +141,9 @@ class ModelNotServed(NotFound):
     code = "model_not_found"
 
     def __init__(self, name: str, served: tuple[str, ...] = ()) -> None:
-        known = f" Served here: {', '.join(served)}." if served else ""
-        super().__init__(f"The model `{name}` does not exist.{known}", param="model")
+        self.name = name
+        self.known = f" Served here: {', '.join(served)}." if served else ""
+        super().__init__(f"The model `{name}` does not exist.{self.known}", param="model")
 
 
 class QueueFull(OctavoError):

@@ -8,11 +8,12 @@ from typing import Any
 import httpx
 
 from octavo.cli.serve import template_line
-from octavo.config import ServerConfig
+from octavo.config import EngineConfig, ServerConfig
 from octavo.server.app import build_app
 from octavo.server.auth import Keys
 from octavo.server.health import Health
 from octavo.server.metrics import Metrics
+from octavo.server.served import Served
 from octavo.server.submit import Front
 from octavo.start import start_in_process
 from octavo.text.prompt import PromptTemplate
@@ -39,7 +40,8 @@ async def test_the_default_template_is_told(tmp_path: Path) -> None:
     options = {"max_model_len": 256, "kv_cache_memory": "16MiB", "state_dir": str(tmp_path)}
     llm = await start_in_process(str(real.smollm2()), options)
     try:
-        front = Front(llm, ("base",), ServerConfig(), Health(lambda: True), Metrics("base"))
+        served = Served(real.smollm2(), EngineConfig())
+        front = Front(llm, ("base",), ServerConfig(), Health(lambda: True), Metrics("base"), served)
         transport = httpx.ASGITransport(app=build_app(front, Keys((), None)))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             assert template_line(llm.renderer) == []

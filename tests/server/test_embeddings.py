@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import ollama
 import openai
 import pytest
 import torch
@@ -145,3 +146,22 @@ def test_a_crowd_gets_the_bits_of_one(vectors: Live) -> None:
         assert (
             post(vectors, "/v1/embeddings", input=texts[i]).json()["data"][0]["embedding"] == together[i]["embedding"]
         )
+
+
+def test_the_vectors_of_ollama_s_routes(vectors: Live, client: openai.OpenAI) -> None:
+    """The same numbers, under the names of that client; too long a text is cut unless told otherwise."""
+    expected = [item.embedding for item in client.embeddings.create(model="minilm", input=TEXTS).data]
+    long = "word " * 5000
+    with ollama.Client(host=vectors.url) as other:
+        made = other.embed("minilm", TEXTS)
+        np.testing.assert_allclose(made.embeddings, expected, atol=1e-6)
+        assert made.prompt_eval_count and made.total_duration
+        np.testing.assert_allclose(other.embeddings("minilm", TEXTS[0]).embedding, expected[0], atol=1e-6)
+        assert len(other.embed("minilm", "x", dimensions=8).embeddings[0]) == 8
+        assert other.embed("minilm", []).embeddings == [] and other.embeddings("minilm", "").embedding == []
+        assert len(other.embed("minilm", long).embeddings) == 1
+        with pytest.raises(ollama.ResponseError, match="maximum context length"):
+            other.embed("minilm", long, truncate=False)
+        assert other.show("minilm").capabilities == ["embedding"]
+    refused = post(vectors, "/api/chat", messages=[{"role": "user", "content": "x"}])
+    assert refused.status_code == 400 and set(refused.json()) == {"error"}

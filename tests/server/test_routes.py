@@ -23,7 +23,7 @@ from octavo.server.dialect import OPENAI, dialect_of
 from tests import real
 from tests.server.live import Live, error_of, receive_all
 
-PUBLIC = {"/", "/health", "/ready", "/readyz", "/ping", "/live", "/version"}
+PUBLIC = {"/", "/health", "/ready", "/readyz", "/ping", "/live", "/version", "/api/version"}
 KEY, FILE_KEY = "sk-first-key", "sk-from-the-file"
 SMALL: dict[str, Any] = {"prompt": "a", "max_tokens": 1}
 

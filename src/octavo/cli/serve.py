@@ -48,8 +48,9 @@ def run(settings: Settings, print_config: bool) -> int:
             say(line)
         supervisor = served.supervisor
         return Backend(
-            served.llm, names, lambda: supervisor.healthy, supervisor.stop, supervisor.failure, served.files.names
-        )
+            served.llm, names, served.files.path, settings.engine, lambda: supervisor.healthy, supervisor.stop,
+            supervisor.failure, served.files.names,
+        )  # fmt: skip
 
     return run_server(load, settings.server, begin)
 

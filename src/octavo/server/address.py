@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from octavo.config import ServerConfig
@@ -24,12 +25,26 @@ _LISTENING = "0A"  # of the fourth column of /proc/net/tcp
 class Listener:
     """A bound address. Nothing is accepted before `answer_with`."""
 
-    def __init__(self, server: asyncio.Server, host: str, port: int, path: Path | None) -> None:
+    def __init__(self, server: asyncio.Server, config: ServerConfig, port: int, path: Path | None) -> None:
         self.server = server
-        self.host = host
+        self._config = config
+        self.host = config.host
         self.port = port
         self.path = path
         self._factory: Factory | None = None
+
+    @classmethod
+    async def bind_all(cls, config: ServerConfig) -> list[Listener]:
+        """The address, and those of --also-listen; all of them or none. Raises as `bind` does."""
+        made: list[Listener] = []
+        try:
+            for each in (config, *also(config)):
+                made.append(await cls.bind(each))
+        except BaseException:
+            for listener in made:
+                listener.close()
+            raise
+        return made
 
     @classmethod
     async def bind(cls, config: ServerConfig) -> Listener:
@@ -54,16 +69,16 @@ class Listener:
         except OSError as error:
             raise refusal(error, config) from None
         port = 0 if path is not None else server.sockets[0].getsockname()[1]
-        made.append(cls(server, config.host, port, path))
+        made.append(cls(server, config, port, path))
         return made[0]
 
-    async def answer_with(self, factory: Factory, config: ServerConfig) -> None:
+    async def answer_with(self, factory: Factory) -> None:
         """Accept connections, and give those that come from now on to this protocol."""
         self._factory = factory
         try:
             await self.server.start_serving()
         except OSError as error:  # another process took it between bind and here
-            raise refusal(error, config) from None
+            raise refusal(error, self._config) from None
 
     def close(self) -> None:
         """Give the address back."""
@@ -80,9 +95,31 @@ class Listener:
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 
     @property
+    def where(self) -> tuple[str, int]:
+        """Host and port."""
+        return self.host, self.port
+
+    @property
     def public(self) -> bool:
         """Whether other machines can reach it."""
         return self.path is None and self.host not in ("localhost", "::1") and not self.host.startswith("127.")
+
+
+def also(config: ServerConfig) -> list[ServerConfig]:
+    """The same with each address of --also-listen in the place of its own. Raises ConfigError for one that is none."""
+    made = []
+    for address in config.also_listen:
+        host, colon, port = address.rpartition(":")
+        if address.endswith(".sock"):
+            made.append(replace(config, host=address, uds=None, also_listen=()))
+        elif colon and host and port.isdecimal() and int(port) < 65536:
+            made.append(replace(config, host=host.strip("[]"), port=int(port), uds=None, also_listen=()))
+        else:
+            raise ConfigError(
+                f"--also-listen: {address[:60]!r} is no address; expected HOST:PORT, as 127.0.0.1:11434.",
+                flag="--also-listen",
+            )
+    return made
 
 
 def socket_path(config: ServerConfig) -> Path | None:

@@ -28,6 +28,17 @@ from octavo.server.anthropic.messages import count_tokens, messages
 from octavo.server.anthropic.schema import CountBody, MessagesBody
 from octavo.server.auth import Keys, Origins
 from octavo.server.dialect import Said, dialect_of
+from octavo.server.ollama import manage
+from octavo.server.ollama.chat import (
+    OllamaEmbedBody,
+    OllamaEmbeddingsBody,
+    embed,
+    old_embeddings,
+    ollama_chat,
+    ollama_generate,
+)
+from octavo.server.ollama.manage import OllamaCopyBody, OllamaModelBody
+from octavo.server.ollama.schema import OllamaChatBody, OllamaGenerateBody
 from octavo.server.openai.chat import chat
 from octavo.server.openai.completions import completions
 from octavo.server.openai.embeddings import EmbeddingsBody, embeddings
@@ -140,6 +151,17 @@ ROUTES = (
     Entry("/v1/score", ("POST",), score, body=ScoreBody),
     Entry("/v1/messages", ("POST",), messages, body=MessagesBody),
     Entry("/v1/messages/count_tokens", ("POST",), count_tokens, body=CountBody),
+    Entry("/api/chat", ("POST",), ollama_chat, body=OllamaChatBody),
+    Entry("/api/generate", ("POST",), ollama_generate, body=OllamaGenerateBody),
+    Entry("/api/embed", ("POST",), embed, body=OllamaEmbedBody),
+    Entry("/api/embeddings", ("POST",), old_embeddings, body=OllamaEmbeddingsBody),
+    Entry("/api/tags", ("GET",), manage.tags),
+    Entry("/api/ps", ("GET",), manage.ps),
+    Entry("/api/version", ("GET",), manage.version, public=True),
+    Entry("/api/show", ("POST",), manage.show, body=OllamaModelBody),
+    Entry("/api/pull", ("POST",), manage.pull, body=OllamaModelBody),
+    Entry("/api/copy", ("POST",), manage.copy, body=OllamaCopyBody),
+    Entry("/api/delete", ("DELETE",), manage.delete, body=OllamaModelBody),
     Entry("/tokenize", ("POST",), tokenize, body=TokenizeBody),
     Entry("/detokenize", ("POST",), detokenize, body=DetokenizeBody),
 )

@@ -83,6 +83,11 @@ def reload_keys(keys: Keys) -> None:
         logs.get("server").info("keys reloaded")
 
 
+def allows(allowed: Iterable[str], origin: str) -> bool:
+    """Whether a page of this origin may read answers."""
+    return any(_pattern(each).fullmatch(origin) for each in allowed)
+
+
 class Origins:
     """ASGI middleware: answers OPTIONS, and marks answers that a page of an allowed origin may read.
 

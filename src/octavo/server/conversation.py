@@ -17,7 +17,7 @@ def check_conversation(chat: ChatRequest) -> None:
 async def converse(front: Front, chat: ChatRequest, salt: str | None = None) -> Answering:
     """The answer, not begun. Raises InvalidRequest or ContextLengthExceeded."""
     check_conversation(chat)
-    return await front.answer([await front.llm.render(chat)], chat.params, False, salt, None)
+    return await front.chat(chat, salt=salt)
 
 
 async def prompt_ids(front: Front, chat: ChatRequest) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from octavo.errors import OctavoError
+from octavo.errors import ModelNotServed, OctavoError
 
 DONE = b"data: [DONE]\n\n"
 Said = tuple[int, dict[str, Any]]  # status and body of an error
@@ -58,6 +58,8 @@ def _anthropic_ending(error: OctavoError) -> bytes:
 
 
 def _ollama(error: OctavoError, request_id: str) -> Said:
+    if isinstance(error, ModelNotServed):  # clients look for these words
+        return error.status, {"error": f"model '{error.name}' not found.{error.known}"}
     return error.status, {"error": error.message}
 
 

@@ -1,4 +1,4 @@
-"""uvicorn around the application of one front, on an address that is bound already.
+"""uvicorn around the application of one front, on addresses that are bound already.
 
 It takes 0.2 s to import, so run.py does that while the engine loads. It knows no signals and no model.
 """
@@ -21,24 +21,24 @@ from octavo.server.submit import Front
 KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that they never write into a closing one
 
 
-def http_server(front: Front, keys: Keys, config: ServerConfig, listener: Listener) -> HttpServer:
+def http_server(front: Front, keys: Keys, config: ServerConfig, listeners: list[Listener]) -> HttpServer:
     """A server that has not begun."""
     made = uvicorn.Config(
         build_app(front, keys), http=Connection, ws="none", lifespan="on", log_config=None,
         access_log=not config.disable_access_log, server_header=False, proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS, timeout_graceful_shutdown=2,
     )  # fmt: skip
-    return HttpServer(made, listener)
+    return HttpServer(made, listeners)
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn on an address that is bound already; signals are not its business."""
+    """uvicorn on addresses that are bound already; signals are not its business."""
 
-    def __init__(self, config: uvicorn.Config, listener: Listener) -> None:
+    def __init__(self, config: uvicorn.Config, listeners: list[Listener]) -> None:
         super().__init__(config)
-        self._listener = listener
+        self._listeners = listeners
 
-    async def begin(self, server_config: ServerConfig) -> None:
+    async def begin(self) -> None:
         """Start the application, then accept."""
         config = self.config
         if not config.loaded:
@@ -48,10 +48,11 @@ class HttpServer(uvicorn.Server):
         if self.lifespan.should_exit:
             raise OctavoError("The HTTP application did not start; the log says why.")
         await self.on_tick(0)  # the date header
-        await self._listener.answer_with(self._protocol, server_config)
-        self.servers = [self._listener.server]
+        for listener in self._listeners:
+            await listener.answer_with(self._protocol)
+            logging.getLogger("uvicorn.error").info("Uvicorn running on %s (Press CTRL+C to quit)", listener.url)
+        self.servers = [listener.server for listener in self._listeners]
         self.started = True
-        logging.getLogger("uvicorn.error").info("Uvicorn running on %s (Press CTRL+C to quit)", self._listener.url)
 
     def _protocol(self) -> asyncio.Protocol:
         return Connection(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)

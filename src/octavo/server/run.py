@@ -17,12 +17,13 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
 
 from octavo import logs
-from octavo.config import ServerConfig
+from octavo.config import EngineConfig, ServerConfig
 from octavo.errors import INTERRUPTED, OctavoError
 from octavo.server.address import Listener
 from octavo.server.auth import Keys, reload_keys
@@ -43,13 +44,15 @@ log = logs.get("server")
 class Backend:
     """A loaded model as the server needs it.
 
-    names: what requests may call it, the first one stands in answers; aliases: more names, not listed. healthy: the
-    engine makes progress. stop: ends the engine within so many seconds. failure: waits for the day when no engine will
-    be started any more.
+    names: what requests may call it, the first one stands in answers; aliases: more names, not listed. path: its files.
+    engine: how it was asked for. healthy: the engine makes progress. stop: ends the engine within so many seconds.
+    failure: waits for the day when no engine will be started any more.
     """
 
     llm: AsyncLLM
     names: tuple[str, ...]
+    path: Path
+    engine: EngineConfig
     healthy: Callable[[], bool]
     stop: Callable[[float], Awaitable[None]]
     failure: Callable[[], Awaitable[OctavoError]]
@@ -94,15 +97,17 @@ class _Life:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled, number)
         loop.add_signal_handler(signal.SIGHUP, reload_keys, keys)
-        listener = await Listener.bind(self._config)
+        listeners = await Listener.bind_all(self._config)
         try:
-            await listener.answer_with(Loading, self._config)
+            for listener in listeners:
+                await listener.answer_with(Loading)
             backend = await self._loaded()
             if backend is None:
                 return INTERRUPTED if self._signals[0] == signal.SIGINT else 0
-            return await self._serve(backend, listener, keys)
+            return await self._serve(backend, listeners, keys)
         finally:
-            listener.close()
+            for listener in listeners:
+                listener.close()
 
     def _signalled(self, number: int) -> None:
         self._signals.append(number)
@@ -123,22 +128,26 @@ class _Life:
         finally:
             stop.cancel()
 
-    async def _serve(self, backend: Backend, listener: Listener, keys: Keys) -> int:
+    async def _serve(self, backend: Backend, listeners: list[Listener], keys: Keys) -> int:
         from octavo.server.http_server import http_server
         from octavo.server.metrics import Metrics
+        from octavo.server.served import Served
         from octavo.server.submit import Front
 
         metrics = Metrics(backend.names[0])
-        front = Front(backend.llm, backend.names, self._config, Health(backend.healthy), metrics, backend.aliases)
-        server = http_server(front, keys, self._config, listener)
+        served = Served(backend.path, backend.engine)
+        health = Health(backend.healthy)
+        front = Front(backend.llm, backend.names, self._config, health, metrics, served, backend.aliases)
+        server = http_server(front, keys, self._config, listeners)
         clock = asyncio.create_task(server.main_loop())
         try:
-            await server.begin(self._config)
+            await server.begin()
             gc.collect()
             gc.freeze()  # what start-up made stays: later collections need not look at it
-            self._say_ready(listener, keys)
-            if listener.public and not keys.needed:
-                log.warning("anybody who reaches %s:%d may use it: no --api-key is set", listener.host, listener.port)
+            self._say_ready(listeners, keys)
+            for listener in listeners:
+                if listener.public and not keys.needed:
+                    log.warning("anybody who reaches %s:%d may use it: no --api-key is set", *listener.where)
             ended = await self._until_end(backend)
             if ended is None:
                 await self._drain(front)
@@ -190,12 +199,15 @@ class _Life:
             idle.cancel()
             force.cancel()
 
-    def _say_ready(self, listener: Listener, keys: Keys) -> None:
+    def _say_ready(self, listeners: list[Listener], keys: Keys) -> None:
+        listener, *others = listeners
         url, option = listener.url, ""
         if listener.path is not None:
             url, option = "http://localhost", f"--unix-socket {listener.path} "
         key = ' -H "Authorization: Bearer $OCTAVO_API_KEY"' if keys.needed else ""
-        _say(f"Ready: {listener.url}   OpenAI /v1")
+        _say(f"Ready: {listener.url}   OpenAI /v1   Anthropic /v1/messages   Ollama /api")
+        for each in others:
+            _say(f"  also: {each.url}")
         _say(f"  try: curl {option}{url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\")
         _say(
             '         -d \'{"messages":[{"role":"user","content":"Hello"}]}\''

@@ -79,8 +79,6 @@ def chat_request(llm: AsyncLLM, body: CountBody) -> ChatRequest:
     """The conversation and what is asked of the answer. InvalidRequest names the field."""
     if not body.messages:
         raise InvalidRequest("messages: at least one message is required.", param="messages")
-    if body.output_config is not None and body.output_config.format is not None:
-        raise InvalidRequest("output_config.format is not supported by this server.", param="output_config.format")
     messages = _system(body.system)
     for index, said in enumerate(body.messages):
         messages += _messages(said, f"messages[{index}]")
@@ -100,9 +98,21 @@ def _params(llm: AsyncLLM, body: CountBody) -> SamplingParams:
         return llm.default_sampling_params()
     params = llm.default_sampling_params(
         max_tokens=body.max_tokens, stop=body.stop_sequences, temperature=body.temperature, top_p=body.top_p,
-        top_k=body.top_k,
+        top_k=body.top_k, structured_outputs=_format(body.output_config),
     )  # fmt: skip
     return params if body.max_tokens is not None else replace(params, max_tokens=None)
+
+
+def _format(config: OutputConfig | None) -> dict[str, Any] | None:
+    """What the answer must look like, in our words."""
+    if config is None or config.format is None:
+        return None
+    schema = config.format.get("schema")
+    if config.format.get("type") != "json_schema" or not isinstance(schema, Mapping):
+        raise InvalidRequest(
+            "output_config.format must be of the type json_schema, with a schema.", param="output_config.format"
+        )
+    return {"json": schema}
 
 
 def _reasoning(body: CountBody) -> Reasoning:
