@@ -224,12 +224,10 @@ class ServerConfig:
     host: str = option("127.0.0.1", text("ADDRESS"), "address, or a path that ends in .sock", SERVER)
     port: int = option(8000, count(0, 65535), "port; 0: any free one", SERVER, aliases=("-p",))
     uds: str | None = option(None, text("PATH", auto=True), "unix socket instead of an address", SERVER, rare=True)
-    also_listen: tuple[str, ...] = option(
-        (), texts("HOST:PORT"), "further addresses, or paths that end in .sock: 127.0.0.1:11434 is Ollama's", SERVER
-    )
-    served_model_name: tuple[str, ...] = option(
-        (), texts("NAME"), "names that requests use; the first is echoed", SERVER, aliases=("--alias", "-a")
-    )
+    also_listen: tuple[str, ...] = option((), texts("HOST:PORT"), "further addresses, or paths that end in .sock: "
+                                          "127.0.0.1:11434 is Ollama's", SERVER)
+    served_model_name: tuple[str, ...] = option((), texts("NAME"), "names that requests use; the first is echoed",
+                                                SERVER, aliases=("--alias", "-a"))
     any_model_name: bool = option(False, switch(), "answer to every model name", SERVER, rare=True)
     api_key: tuple[str, ...] = option(
         (), texts("KEY", secret=True), "key that clients must send", SERVER, env=("OCTAVO_API_KEY",)

@@ -15,11 +15,11 @@ def test_contracts() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-# What the server may import of ours: the front, its events, and nouns.
+# What the server may import of ours: the front, its events, the models on this machine, and nouns.
 SERVER_MAY = {
     "octavo", "octavo.async_llm", "octavo.beam_search", "octavo.text.events", "octavo.text.best_of", "octavo.request",
     "octavo.sampling_params", "octavo.structured_outputs", "octavo.parameter", "octavo.config", "octavo.vectors",
-    "octavo.option", "octavo.stats", "octavo.machine", "octavo.errors", "octavo.logs", "octavo.flow",
+    "octavo.shelf", "octavo.option", "octavo.stats", "octavo.machine", "octavo.errors", "octavo.logs", "octavo.flow",
 }  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from octavo.server.app import build_app
 from octavo.server.auth import Keys
 from octavo.server.health import Health
 from octavo.server.metrics import Metrics
-from octavo.server.served import Served
 from octavo.server.submit import Front
+from octavo.shelf import Shelf
 from octavo.start import start_in_process
 from octavo.text.prompt import PromptTemplate
 from tests import real
@@ -40,8 +40,8 @@ async def test_the_default_template_is_told(tmp_path: Path) -> None:
     options = {"max_model_len": 256, "kv_cache_memory": "16MiB", "state_dir": str(tmp_path)}
     llm = await start_in_process(str(real.smollm2()), options)
     try:
-        served = Served(real.smollm2(), EngineConfig())
-        front = Front(llm, ("base",), ServerConfig(), Health(lambda: True), Metrics("base"), served)
+        shelf = Shelf(real.smollm2(), EngineConfig())
+        front = Front(llm, ("base",), ServerConfig(), Health(lambda: True), Metrics("base"), shelf)
         transport = httpx.ASGITransport(app=build_app(front, Keys((), None)))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             assert template_line(llm.renderer) == []

@@ -6,7 +6,6 @@ import json
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 
 import click
 
@@ -15,12 +14,8 @@ from octavo.checkpoints.inventory import listed, unfinished
 from octavo.cli.flags import OptionCommand
 from octavo.cli.terminal import columns, say
 from octavo.config import EngineConfig
-from octavo.settings import Settings, hub_cache
-
-
-def hub_folder(engine: EngineConfig) -> Path:
-    """--download-dir, else the hub's cache."""
-    return Path(engine.download_dir).expanduser() if engine.download_dir else hub_cache()
+from octavo.settings import Settings
+from octavo.shelf import hub_folder
 
 
 def ago(seconds: float) -> str:

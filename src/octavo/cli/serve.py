@@ -36,6 +36,7 @@ def run(settings: Settings, print_config: bool) -> int:
     say(f"octavo {__version__} · {settings.engine.model}")
 
     async def load(meanwhile: Callable[[], object]) -> Backend:
+        from octavo.shelf import Shelf
         from octavo.start import start_served
 
         progress = Progress(client_environment().plain)
@@ -48,7 +49,7 @@ def run(settings: Settings, print_config: bool) -> int:
             say(line)
         supervisor = served.supervisor
         return Backend(
-            served.llm, names, served.files.path, settings.engine, lambda: supervisor.healthy, supervisor.stop,
+            served.llm, names, Shelf(served.files.path, settings.engine), lambda: supervisor.healthy, supervisor.stop,
             supervisor.failure, served.files.names,
         )  # fmt: skip
 

@@ -17,13 +17,12 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
 
 from octavo import logs
-from octavo.config import EngineConfig, ServerConfig
+from octavo.config import ServerConfig
 from octavo.errors import INTERRUPTED, OctavoError
 from octavo.server.address import Listener
 from octavo.server.auth import Keys, reload_keys
@@ -33,6 +32,7 @@ from octavo.server.loading import Loading
 if TYPE_CHECKING:
     from octavo.async_llm import AsyncLLM
     from octavo.server.submit import Front
+    from octavo.shelf import Shelf
 
 LAST_WORDS_SECONDS = 2.0  # for answers that were cut off to reach their clients
 STOP_SECONDS = 5.0  # for the engine to end by itself
@@ -44,15 +44,14 @@ log = logs.get("server")
 class Backend:
     """A loaded model as the server needs it.
 
-    names: what requests may call it, the first one stands in answers; aliases: more names, not listed. path: its files.
-    engine: how it was asked for. healthy: the engine makes progress. stop: ends the engine within so many seconds.
-    failure: waits for the day when no engine will be started any more.
+    names: what requests may call it, the first one stands in answers; aliases: more names, not listed. shelf: files.
+    healthy: the engine makes progress. stop: ends the engine within so many seconds. failure: waits for the day when no
+    engine will be started any more.
     """
 
     llm: AsyncLLM
     names: tuple[str, ...]
-    path: Path
-    engine: EngineConfig
+    shelf: Shelf
     healthy: Callable[[], bool]
     stop: Callable[[float], Awaitable[None]]
     failure: Callable[[], Awaitable[OctavoError]]
@@ -131,13 +130,11 @@ class _Life:
     async def _serve(self, backend: Backend, listeners: list[Listener], keys: Keys) -> int:
         from octavo.server.http_server import http_server
         from octavo.server.metrics import Metrics
-        from octavo.server.served import Served
         from octavo.server.submit import Front
 
         metrics = Metrics(backend.names[0])
-        served = Served(backend.path, backend.engine)
         health = Health(backend.healthy)
-        front = Front(backend.llm, backend.names, self._config, health, metrics, served, backend.aliases)
+        front = Front(backend.llm, backend.names, self._config, health, metrics, backend.shelf, backend.aliases)
         server = http_server(front, keys, self._config, listeners)
         clock = asyncio.create_task(server.main_loop())
         try:

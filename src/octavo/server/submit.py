@@ -27,7 +27,7 @@ from octavo.sampling_params import SamplingParams
 from octavo.server.health import Health
 from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
 from octavo.server.metrics import Metrics
-from octavo.server.served import Served
+from octavo.shelf import Shelf
 from octavo.text.best_of import Answers
 from octavo.text.events import Event, Finished, LogprobEntry, ReasoningDelta, TextDelta, ToolCallDelta
 
@@ -44,7 +44,7 @@ class Front:
     config: ServerConfig
     health: Health
     metrics: Metrics
-    served: Served
+    shelf: Shelf
     aliases: tuple[str, ...] = ()  # other names that requests may use; not listed
     created: int = field(default_factory=lambda: int(time.time()))
 

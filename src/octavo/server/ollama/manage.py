@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,10 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from octavo import logs
-from octavo.checkpoints.describe import Description
-from octavo.checkpoints.inventory import plan_removal
-from octavo.config import hub_cache
-from octavo.errors import InvalidRequest, ModelNotFound, OctavoError
+from octavo.errors import InvalidRequest, OctavoError
 from octavo.server.auth import allows
 from octavo.server.dialect import OLLAMA
 from octavo.server.limits import check_text
@@ -27,7 +22,7 @@ from octavo.server.ollama.chat import as_json
 from octavo.server.ollama.lines import line
 from octavo.server.sse import EventStream, while_connected
 from octavo.server.submit import Front
-from octavo.start import find_model
+from octavo.shelf import Description
 
 VERSION = "0.13.0"  # of the Ollama whose answers these are: clients switch features by it
 FOREVER = "2318-01-01T00:00:00Z"  # when a model that stays is said to go
@@ -77,7 +72,7 @@ async def show(request: Request) -> Response:
     body: OllamaModelBody = await front.body(request, _MODEL)
     name = _given(body)
     front.check_model(name)
-    found = await front.served.description()
+    found = await front.shelf.description()
     parameters = [f"{key:<30} {value:g}" for key, value in found.sampling.items()]
     parameters += [f'{"stop":<30} "{each}"' for each in found.stop]
     template, text = found.template or "", "\n".join(parameters)
@@ -89,7 +84,7 @@ async def show(request: Request) -> Response:
         "details": _details(found),
         "model_info": _model_info(found, front.llm.client.info.max_model_len),
         "capabilities": _capabilities(front, found),
-        "modified_at": await front.served.modified(),
+        "modified_at": await front.shelf.modified(),
     }
     if body.verbose:
         made["tensors"] = [
@@ -106,14 +101,14 @@ def _given(body: OllamaModelBody) -> str:
 
 
 async def _entry(front: Front, name: str) -> dict[str, Any]:
-    found = await front.served.description()
+    found = await front.shelf.description()
     tagged = name if ":" in name.rpartition("/")[2] else f"{name}:latest"
     return {
         "name": tagged,
         "model": tagged,
-        "modified_at": await front.served.modified(),
+        "modified_at": await front.shelf.modified(),
         "size": found.nbytes,
-        "digest": await front.served.digest(),
+        "digest": await front.shelf.digest(),
         "details": _details(found),
     }
 
@@ -190,14 +185,8 @@ async def delete(request: Request) -> Response:
     name = _given(body)
     if name in {*front.names, *front.aliases}:
         raise InvalidRequest(f"{name[:200]} is being served; stop the server first.", param="model")
-    engine = front.served.engine
-    hub = Path(engine.download_dir).expanduser() if engine.download_dir else hub_cache()
-
-    def remove() -> None:
-        plan_removal(name, engine.cache_path, hub).carry_out()
-
     try:
-        await asyncio.to_thread(remove)
+        await asyncio.to_thread(front.shelf.remove, name)
     except OSError as error:
         raise OctavoError(f"{name[:200]} could not be removed: {error.strerror}.") from error
     return Response(b"")
@@ -208,21 +197,12 @@ async def pull(request: Request) -> Response | EventStream:
     front: Front = request.app.state.front
     _check_origin(request, front)
     body: OllamaModelBody = await front.body(request, _MODEL)
-    source = Pulling(front, _checked(front, _given(body)))
+    source = Pulling(front, _given(body))
     if body.stream is not False:
         return EventStream(source, {}, front.config.sse_ping_interval, source.idle, OLLAMA)
     async with while_connected(request.receive):
         await source.fetch()
     return as_json({"status": "success"})
-
-
-def _checked(front: Front, name: str) -> str:
-    """A name, not a path: what lies elsewhere on this machine is nobody's business."""
-    if name in {*front.names, *front.aliases}:
-        return name
-    if name.startswith(("/", ".", "~")) or "\0" in name or len(name) > 256 or Path(name).expanduser().exists():
-        raise ModelNotFound(f"pull model manifest: no model named '{name[:200]}'", param="model")
-    return name
 
 
 class Pulling:
@@ -260,13 +240,12 @@ class Pulling:
         if self._name in {*front.names, *front.aliases}:
             return
         loop = asyncio.get_running_loop()
-        engine = replace(front.served.engine, model=self._name, revision=None)
 
         def progress(stage: str, done: int, total: int) -> None:
             told = line({"status": f"pulling {stage}", "digest": stage, "total": total, "completed": done})
             loop.call_soon_threadsafe(self._came, stage, told)
 
-        await asyncio.to_thread(find_model, engine, progress)
+        await asyncio.to_thread(front.shelf.fetch, self._name, progress)
 
     def _came(self, stage: str, told: bytes) -> None:
         self._told[stage] = told
