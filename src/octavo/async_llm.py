@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Protocol
 
 from octavo.checkpoints.pooling import Pooling
@@ -31,6 +32,7 @@ from octavo.sampling_params import SamplingParams, pack_bad_words
 from octavo.text.best_of import Answers, BestOf
 from octavo.text.breakers import Breakers
 from octavo.text.events import Delta, Event, Finished, LogprobEntry, PromptFacts, TextDelta
+from octavo.text.fim import FillIn
 from octavo.text.output import Output
 from octavo.tokenizer.detokenizer import Detokenizer
 from octavo.tokenizer.tokenizer import LONG_TEXT, Tokenizer
@@ -157,6 +159,11 @@ class AsyncLLM:
                 "this model generates text; for embeddings start it with --task embed (and --pooling mean or last)."
             )
         return self._vectors
+
+    @cached_property
+    def fill_in(self) -> FillIn:
+        """Prompts whose answer stands between two texts. Raises InvalidRequest for a model without tokens for it."""
+        return FillIn(self.tokenizer)
 
     def default_sampling_params(self, **changes: Any) -> SamplingParams:
         """The server's defaults with `changes` over them; None counts as left out."""

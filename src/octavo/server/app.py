@@ -28,6 +28,9 @@ from octavo.server.anthropic.messages import count_tokens, messages
 from octavo.server.anthropic.schema import CountBody, MessagesBody
 from octavo.server.auth import Keys, Origins
 from octavo.server.dialect import Said, dialect_of
+from octavo.server.llamacpp import properties
+from octavo.server.llamacpp.completion import completion, infill
+from octavo.server.llamacpp.schema import LlamaCompletionBody, LlamaInfillBody, LlamaTemplateBody
 from octavo.server.ollama import manage
 from octavo.server.ollama.chat import (
     OllamaEmbedBody,
@@ -162,6 +165,12 @@ ROUTES = (
     Entry("/api/pull", ("POST",), manage.pull, body=OllamaModelBody),
     Entry("/api/copy", ("POST",), manage.copy, body=OllamaCopyBody),
     Entry("/api/delete", ("DELETE",), manage.delete, body=OllamaModelBody),
+    Entry("/completion", ("POST",), completion, body=LlamaCompletionBody),
+    Entry("/infill", ("POST",), infill, body=LlamaInfillBody),
+    Entry("/apply-template", ("POST",), properties.apply_template, body=LlamaTemplateBody),
+    Entry("/props", ("GET",), properties.props),
+    Entry("/slots", ("GET",), properties.slots),
+    Entry("/lora-adapters", ("GET",), properties.lora_adapters),
     Entry("/tokenize", ("POST",), tokenize, body=TokenizeBody),
     Entry("/detokenize", ("POST",), detokenize, body=DetokenizeBody),
 )

@@ -9,13 +9,13 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from octavo.errors import InvalidRequest
 from octavo.server.conversation import answer_headers, converse
 from octavo.server.dialect import OLLAMA
 from octavo.server.limits import MAX_PROMPTS, check_count
 from octavo.server.ollama import schema
 from octavo.server.ollama.lines import Lines, line, loaded
 from octavo.server.ollama.schema import Asked, OllamaChatBody, OllamaGenerateBody
+from octavo.server.openai.completions import filled_in
 from octavo.server.sse import EventStream, while_connected
 from octavo.server.submit import Answering, Front, gather
 from octavo.server.translated import Translated
@@ -98,7 +98,9 @@ async def _answer(front: Front, body: Asked) -> Answering:
     if isinstance(body, OllamaChatBody):
         return await converse(front, schema.chat_request(front.llm, body))
     if body.suffix:
-        raise InvalidRequest("suffix is not supported by this server.", param="suffix")
+        params = schema.sampling(front.llm, body)
+        given, params = await filled_in(front, [body.prompt or ""], body.suffix, params)
+        return await front.answer(given, params, True, None, None)
     if body.raw:
         schema.no_images(body.images, "images")
         return await front.answer([body.prompt or ""], schema.sampling(front.llm, body), True, None, None)

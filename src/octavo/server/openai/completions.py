@@ -5,6 +5,7 @@ Choice c of prompt p is answered under the index p * n + c.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +31,8 @@ async def completions(request: Request) -> Response | EventStream:
     check_completion(body)
     given = prompts(body.prompt, front.llm.client.info.max_model_len)
     params, echo_only = _params(front, body)
+    if body.suffix:
+        given, params = await filled_in(front, given, body.suffix, params)
     if body.stream and params.prompt_logprobs is not None and not body.echo:
         raise InvalidRequest("prompt_logprobs are not streamed; leave out stream.", param="prompt_logprobs")
     answer = front.answer(
@@ -43,11 +46,27 @@ async def completions(request: Request) -> Response | EventStream:
         return Response(await shape.whole(), headers=wire.receipt(answering), media_type="application/json")
 
 
+async def filled_in(
+    front: Front, given: Sequence[str | list[int]], suffix: str, params: SamplingParams
+) -> tuple[list[str | list[int]], SamplingParams]:
+    """Prompts whose answer ends where `suffix` begins, and parameters that end it at the tokens for that."""
+    texts = [each for each in given if isinstance(each, str)]
+    if len(texts) < len(given):
+        raise InvalidRequest("suffix needs prompts that are texts.", param="suffix")
+    for text in (*texts, suffix):
+        front.check_length(text, "prompt")
+    fill_in = front.llm.fill_in
+    made: list[str | list[int]] = [await asyncio.to_thread(fill_in.ids, text, suffix) for text in texts]
+    return made, replace(params, stop_token_ids=(*params.stop_token_ids, *fill_in.stop_ids))
+
+
 def _params(front: Front, body: CompletionFields) -> tuple[SamplingParams, bool]:
     """The parameters, and whether only the prompt is wanted back (echo with max_tokens 0, as evaluators ask)."""
     echo_only = bool(body.echo) and getattr(body, "max_tokens") == 0  # noqa: B009
     changes: dict[str, Any] = {"max_tokens": 1} if echo_only else {}
     params = sampling(front.llm, body, body.logprobs, **changes)
+    if body.echo and body.suffix:
+        raise InvalidRequest("echo has no meaning with suffix; leave it out.", param="echo")
     if body.echo and params.logprobs is not None and params.prompt_logprobs is None:
         params = replace(params, prompt_logprobs=params.logprobs)
     return params, echo_only

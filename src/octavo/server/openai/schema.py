@@ -43,7 +43,6 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "adapter_id": (),
     "audio": (),
     "modalities": (["text"],),
-    "suffix": (),
     "prompt_embeds": (),
     "truncate_prompt_tokens": (),
     "thinking_token_budget": (-1,),
@@ -87,6 +86,7 @@ class ChatFields(_Common, kw_only=True):
 class CompletionFields(_Common, kw_only=True):
     prompt: Any = None  # see `prompts`
     logprobs: Any = None
+    suffix: str | None = None
 
 
 _FREE = [(name, Any, None) for name in (*SAMPLING, *ALIASES, *REFUSED)]  # read by name
