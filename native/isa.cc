@@ -1,7 +1,12 @@
 #include "isa.h"
 
-#include <cstring>
 #include <stdexcept>
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "build.h"
 
@@ -15,11 +20,40 @@ namespace octavo {
 OCTAVO_VARIANT_LIST(OCTAVO_DECLARE)
 #undef OCTAVO_DECLARE
 
+namespace {
+
+// The matrix unit's registers are 8 KiB a thread: the system keeps them only for processes that ask.
+bool matrix_unit_ready() {
+#if defined(__x86_64__) && defined(__linux__)
+  unsigned a, b, c, d;
+  constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kTile | kInt8)) != (kTile | kInt8)) return false;
+  constexpr long kAsk = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  static const bool granted = syscall(SYS_arch_prctl, kAsk, kTileData) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+
+// The kernels of avx512bf16 under a name that says that products may go to the matrix unit: the same bits.
+const Variant* with_matrix_unit(const Variant& variant) {
+  static const Variant made = {kMatrixVariant, variant.entries, variant.count};
+  return &made;
+}
+
+}  // namespace
+
 std::vector<const Variant*> built_variants() {
   std::vector<const Variant*> all;
 #define OCTAVO_COLLECT(name) all.push_back(name::variant());
   OCTAVO_VARIANT_LIST(OCTAVO_COLLECT)
 #undef OCTAVO_COLLECT
+  for (const Variant* variant : all) {
+    if (variant->name != std::string("avx512bf16")) continue;
+    all.insert(all.begin(), with_matrix_unit(*variant));
+    break;
+  }
   return all;
 }
 
@@ -32,7 +66,9 @@ bool processor_runs(const std::string& variant) {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
   if (variant == "avx2") return avx2;
   if (variant == "avx512") return avx512;
-  if (variant == "avx512bf16") return avx512 && __builtin_cpu_supports("avx512bf16");
+  const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  if (variant == "avx512bf16") return bf16;
+  if (variant == kMatrixVariant) return bf16 && matrix_unit_ready();
 #endif
   return false;
 }

@@ -7,6 +7,8 @@
 
 namespace octavo {
 
+constexpr const char* kMatrixVariant = "amx";  // avx512bf16 with products on the matrix unit: the same bits
+
 std::vector<const Variant*> built_variants();  // best first
 bool processor_runs(const std::string& variant);
 // `wanted`: a variant's name, or "" for the best. Throws std::invalid_argument with the list of what would work.

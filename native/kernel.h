@@ -62,10 +62,11 @@ struct Tuning {
   // Steps (of 32 k; 4.5 to 8.5 KiB) that one row's stream is prefetched ahead: 100 to 200 ns of it.
   i64 ahead_steps = 8;
   i64 share_rows = 1 << 20;  // bounds that of "linear" from above
+  bool matrix = false;       // there is a matrix unit, and it may be used
   struct {
     const Format* format;
-    i64 rows;
-  } unpack[kTunedFormats] = {};  // in place of Format.unpack_rows; the first nullptr ends the list
+    i64 unpack_rows, matrix_rows;
+  } formats[kTunedFormats] = {};  // in place of those of the Format; the first nullptr ends the list
 };
 
 struct Run {
@@ -145,6 +146,7 @@ struct Way {
   uint8_t* scratch;  // the thread's, at least scratch_bytes(K)
   i64 unpack_rows;   // rows from which a panel is taken apart in the scratch first; 0: never
   i64 ahead_steps;
+  i64 matrix_rows;  // rows from which the matrix unit does it; 0: never
 };
 
 // A weight format (name table entry "format.<layout id>"): panels of 32 columns, see quantization/format.py.
@@ -157,15 +159,17 @@ struct Format {
   i64 (*scratch_bytes)(i64 K);
   // out[k] = float value of weight (column, k), for the embedding: column in [0, 32) of the panel at w.
   void (*column)(const uint8_t* w, i64 K, int column, float* out);
-  i64 unpack_rows;  // of Way, where no machine was measured
+  i64 unpack_rows, matrix_rows;  // of Way, where no machine was measured
 };
 
 static inline Way way_of(const Run& run, const Format& format, uint8_t* scratch) {
   const Tuning& tuning = *run.tuning;
-  Way way = {scratch, format.unpack_rows, tuning.ahead_steps};
-  for (int i = 0; i < kTunedFormats && tuning.unpack[i].format != nullptr; i++) {
-    if (tuning.unpack[i].format == &format) way.unpack_rows = tuning.unpack[i].rows;
+  Way way = {scratch, format.unpack_rows, tuning.ahead_steps, format.matrix_rows};
+  for (int i = 0; i < kTunedFormats && tuning.formats[i].format != nullptr; i++) {
+    const auto& tuned = tuning.formats[i];
+    if (tuned.format == &format) way.unpack_rows = tuned.unpack_rows, way.matrix_rows = tuned.matrix_rows;
   }
+  if (!tuning.matrix) way.matrix_rows = 0;
   return way;
 }
 

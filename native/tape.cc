@@ -274,6 +274,7 @@ struct Pass {
 
 Machine::Machine(const std::string& isa, int threads, size_t scratch_bytes)
     : variant_(choose_variant(isa)), team_(threads), scratch_bytes_((scratch_bytes + 4095) / 4096 * 4096) {
+  if (variant_->name == std::string(kMatrixVariant)) tuning_.matrix = true;
   scratch_region_ = memory.allocate("scratch", scratch_bytes_ * static_cast<size_t>(team_.size()));
 }
 

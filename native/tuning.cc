@@ -46,12 +46,13 @@ Value find(Tuning& tuning, Costs& costs, const Variant& variant, const std::stri
   if (name == "phase_ns") return {&costs.phase_ns, 0, 1'000'000'000};
   if (name == "bytes_us") return {&costs.bytes, 1, 100'000'000};
   if (name == "operations_us") return {&costs.operations, 1, 1'000'000'000};
-  if (name.rfind("unpack.", 0) != 0) refuse("there is no '" + name + "'");
+  const bool unpack = name.rfind("unpack.", 0) == 0;
+  if (!unpack && name.rfind("matrix.", 0) != 0) refuse("there is no '" + name + "'");
   const auto* format = static_cast<const Format*>(find_entry(variant, "format." + name.substr(7)));
   if (format == nullptr || !format->quantized_acts) refuse("no packed format '" + name.substr(7) + "'");
-  for (auto& each : tuning.unpack) {
-    if (each.format == nullptr) each = {format, format->unpack_rows};
-    if (each.format == format) return {&each.rows, 0, 1 << 20};
+  for (auto& each : tuning.formats) {
+    if (each.format == nullptr) each = {format, format->unpack_rows, format->matrix_rows};
+    if (each.format == format) return {unpack ? &each.unpack_rows : &each.matrix_rows, 0, 1 << 20};
   }
   refuse("more than " + std::to_string(kTunedFormats) + " formats");
 }

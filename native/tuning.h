@@ -33,7 +33,7 @@ bool possible(const Work& work, size_t groups);
 int threads_worth(const Work& work, i64 rows, i64 keys, const Costs& costs, int size);
 // Sets one value; throws std::invalid_argument for a name or a value that is none:
 //   ahead_steps, share_rows            of Tuning
-//   unpack.NAME                        Format.unpack_rows of the entry format.NAME
+//   unpack.NAME, matrix.NAME           Format.unpack_rows and matrix_rows of the entry format.NAME
 //   phase_ns, bytes_us, operations_us  of Costs
 void tune(Tuning& tuning, Costs& costs, const Variant& variant, const std::string& name, i64 value);
 // The value now; throws for a name that is none.

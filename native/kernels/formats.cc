@@ -56,7 +56,7 @@ void float_column(const uint8_t* w, i64 K, int column, float* out) {
 }
 
 template <class W>
-constexpr Format kFloat = {float_panel<W>, 0, float_linear<W>, no_scratch, float_column<W>, 0};
+constexpr Format kFloat = {float_panel<W>, 0, float_linear<W>, no_scratch, float_column<W>, 0, 0};
 
 }  // namespace
 

@@ -7,6 +7,8 @@
 #else
 #define HAS_BF16_DOT 0
 #endif
+// AMX, where the processor has it (isa.cc): no compiler makes its instructions by itself.
+#define HAS_MATRIX_TILES HAS_BF16_DOT
 
 OCTAVO_BEGIN
 namespace simd {
@@ -119,6 +121,7 @@ static inline I to_i(F a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline I as_i(F a) { return {_mm512_castps_si512(a.v)}; }
 static inline F as_f(I a) { return {_mm512_castsi512_ps(a.v)}; }
 static inline I add_i(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+static inline I sub_bytes(I a, I b) { return {_mm512_sub_epi8(a.v, b.v)}; }
 static inline I sub_i(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 static inline I max_i(I a, I b) { return {_mm512_max_epi32(a.v, b.v)}; }
 static inline I mul_i(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }

@@ -135,7 +135,7 @@ class EngineConfig:
         env=("OMP_NUM_THREADS",), rare=True,
     )
     isa: str = option(
-        "auto", choice("auto", "avx512bf16", "avx512", "avx2", "portable"), "instruction set of the kernels", MACHINE,
+        "auto", choice("auto", "amx", "avx512bf16", "avx512", "avx2", "portable"), "instruction set of the kernels", MACHINE,
         env=("OCTAVO_ISA",), rare=True,
     )
     cache_dir: str = option(

@@ -26,7 +26,7 @@ from tests.cli.command_line import WAIT, Serving, environment, octavo, until
 def test_version(home: Path, word: str) -> None:
     found = octavo(home, word)
     assert (found.returncode, found.stderr) == (0, "")
-    assert re.fullmatch(r"octavo 0\.1\.0 \(native (avx512bf16|avx512|avx2|portable)\)\n", found.stdout)
+    assert re.fullmatch(r"octavo 0\.1\.0 \(native (amx|avx512bf16|avx512|avx2|portable)\)\n", found.stdout)
 
 
 def test_help_names_every_command_and_imports_none(home: Path) -> None:

@@ -39,7 +39,7 @@ VALUES = st.fixed_dictionaries(
         "phase_ns": st.sampled_from([0, 1, 100, 10_000, 10**9]), "bytes_us": st.sampled_from([1, 50, 10**8]),
         "operations_us": st.sampled_from([1, 5_000, 10**9]),
     }
-    | {f"unpack.{layout}": st.sampled_from([0, 1, 8, 40]) for layout in LAYOUTS}
+    | {f"{way}.{layout}": st.sampled_from([0, 1, 8, 40]) for layout in LAYOUTS for way in ("unpack", "matrix")}
 )  # fmt: skip
 
 

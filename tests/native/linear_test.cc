@@ -135,13 +135,14 @@ void test_shapes(const std::vector<const Variant*>& variants, const Case& c, i64
     const i64 panel = static_cast<i64>(w.size()) / panels;
     expect(format->panel_bytes(K) == panel, std::string(c.id) + " panel bytes");
     std::vector<uint8_t> scratch(static_cast<size_t>(format->scratch_bytes(K)) + 64);
-    const std::vector<Way> ways = {{nullptr, format->unpack_rows, 8}, {nullptr, 7, 1}, {nullptr, 0, 24}};
+    const i64 matrix = variant->name == std::string(kMatrixVariant) ? 2 : 0;
+    const std::vector<Way> ways = {{nullptr, format->unpack_rows, 8, matrix}, {nullptr, 7, 1, 0}, {nullptr, 0, 24, matrix}};
     for (const i64 m : rows_of) {
       for (const i64 p : {i64{1}, i64{2}, i64{3}, i64{5}}) {
         const i64 skip = panels - p, ld = p * 32 + 3;  // the last p panels: also an odd start
         std::vector<float> out(static_cast<size_t>(m * ld), -7.0f);
         const Way way = ways[static_cast<size_t>(m + p) % ways.size()];
-        const Way own = {scratch.data(), way.unpack_rows, way.ahead_steps};
+        const Way own = {scratch.data(), way.unpack_rows, way.ahead_steps, way.matrix_rows};
         format->linear(w.data() + skip * panel, K, p, acts.data(), m, out.data(), ld, own);
         bool good = true;
         for (i64 r = 0; r < m; r++) {
@@ -270,7 +271,7 @@ void test_kernel(const Variant& variant, const Shape& s) {
   std::barrier<> team(s.threads);
   Tuning tuning;
   const auto* tuned = entry<const Format*>(variant, std::string("format.") + c.id);
-  if (s.rows % 2) tuning = {5, s.share_rows / 2, {{tuned, 9}}};
+  if (s.rows % 2) tuning = {5, s.share_rows / 2, variant.name == std::string(kMatrixVariant), {{tuned, 9, 7}}};
   std::vector<std::thread> threads;
   const auto kernel = entry<Kernel>(variant, "linear");
   for (int t = 0; t < s.threads; t++) {

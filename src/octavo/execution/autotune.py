@@ -2,7 +2,7 @@
 
 Measured are, in this order: what a phase costs and what one thread reads and computes (native/tuning.h, Costs), how far
 one row's stream is prefetched, up to how many rows every thread does the prologue for itself, and from how many rows a
-panel of each format is unpacked. Nodes are `linear` alone, on rows of zeros: integer products take the same time
+panel of each format is unpacked, or goes to the matrix unit where there is one. Nodes are `linear` alone, on rows of zeros: integer products take the same time
 whatever they multiply. It knows no model and no step; tuned_file.py keeps what is found.
 
 A value replaces the built-in one only if it was faster in all but one of the rounds, and by MARGIN in the median:
@@ -116,6 +116,10 @@ class Tuner:
             first = {rows: rows or NEVER for rows in (built_in, 0, *ROWS)}
             program = self._program([self._piece(weight)])
             yield f"unpack.{layout}", self._choose_rows(f"unpack.{layout}", program, (1, 0), first)
+            if self._machine.isa == "amx":
+                name = f"matrix.{layout}"
+                first = {rows: rows or NEVER for rows in (self._machine.tuned(name), 0, *ROWS)}
+                yield name, self._choose_rows(name, program, (1, 0), first)
 
     # -- how it is chosen --------------------------------------------------------------------------------------------
 

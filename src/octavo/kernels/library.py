@@ -32,6 +32,11 @@ def runnable_variants() -> list[str]:
     return list(_native.variants())
 
 
+def numerics_class(isa: str) -> str:
+    """The variant whose bits a variant gives: amx is avx512bf16 with products on the matrix unit."""
+    return "avx512bf16" if isa == "amx" else isa
+
+
 def new_machine(*, isa: str, threads: int, scratch_bytes: int) -> Any:
     """A native Machine. isa: a variant's name or "auto"; scratch_bytes: per thread.
 

@@ -1,0 +1,134 @@
+// Tiles of a linear on the matrix unit of a processor (AMX, int8): up to 16 rows x 16 columns over steps of a panel that were
+// unpacked with signed codes. The int32 dot of a group is exact and its scales are applied in the order of linear_tile.h, so
+// that every bit is that of the other tiles. Knows packed panels and activation rows; nothing of phases, threads or models.
+//
+// One product takes max(rows, quads) cycles, whatever is done in it: a group of 32 k fills half of the unit, one of 16 a
+// quarter, since a longer sum would mix groups. So the scales decide: 16 rows x 16 columns x 32 k are 16 cycles of products, and 48 (64
+// with minima) instructions of scales on two ports. The products of the next group are begun before the scales of this one.
+// Instructions are written as assembly: gcc's intrinsics do not order them behind the stores of what they load.
+#pragma once
+#include "../formats/unpacked.h"
+#include "linear_tile.h"
+
+#if HAS_MATRIX_TILES
+OCTAVO_BEGIN
+namespace {
+
+constexpr int kMatrixRows = 16;
+
+// Signed codes: those of the format less its zero point. Formats without one have codes up to 255, which stay unsigned.
+template <class W>
+inline void unpack_signed(const uint8_t* w, i64 steps, uint8_t* to) {
+  unpack<W>(w, steps, to);
+  if constexpr (W::kZero > 0) {
+    const simd::I zero = simd::seti(static_cast<int32_t>(W::kZero * 0x01010101u));
+    for (i64 b = 0; b < steps; b++) {
+      for (int i = 0; i < 1024; i += 64) {
+        uint8_t* at = to + b * UnpackedOf<W>::kBlock + i;
+        simd::storei(at, simd::sub_bytes(simd::loadi(at), zero));
+      }
+    }
+  }
+}
+
+// The shapes of the unit's registers: 0 and 1 sums (rows x 16), 2 and 3 activations (rows x bytes), 4 and 5 weights
+// (quads x 64 bytes). Loading it clears the registers and is slow: only when the number of rows changes.
+struct MatrixShape {
+  alignas(64) uint8_t palette[64] = {1};
+  void set(int rows, int quads) {
+    for (int i = 0; i < 6; i++) {
+      const int width = i == 2 || i == 3 ? quads * 4 : 64;
+      palette[16 + 2 * i] = static_cast<uint8_t>(width);
+      palette[48 + i] = static_cast<uint8_t>(i < 4 ? rows : quads);
+    }
+    asm volatile("ldtilecfg %0" : : "m"(palette) : "memory");
+  }
+  static void release() { asm volatile("tilerelease" : : : "memory"); }
+};
+
+// Sums of one group into `dots` [rows][16]; registers of set A (0 or 1), so that neighbours do not wait for each other.
+template <int A, bool SIGNED>
+inline OCTAVO_INLINE void matrix_dots(const int8_t* x, i64 stride, const uint8_t* w, int32_t* dots) {
+  const i64 line = 64;
+  if constexpr (A == 0) {
+    asm volatile("tilezero %%tmm0\n\ttileloadd (%0,%1,1), %%tmm2\n\ttileloadd (%2,%3,1), %%tmm4"
+                 : : "r"(x), "r"(stride), "r"(w), "r"(line) : "memory");
+    if constexpr (SIGNED) asm volatile("tdpbssd %%tmm4, %%tmm2, %%tmm0" ::: "memory");
+    else asm volatile("tdpbsud %%tmm4, %%tmm2, %%tmm0" ::: "memory");
+    asm volatile("tilestored %%tmm0, (%0,%1,1)" : : "r"(dots), "r"(line) : "memory");
+  } else {
+    asm volatile("tilezero %%tmm1\n\ttileloadd (%0,%1,1), %%tmm3\n\ttileloadd (%2,%3,1), %%tmm5"
+                 : : "r"(x), "r"(stride), "r"(w), "r"(line) : "memory");
+    if constexpr (SIGNED) asm volatile("tdpbssd %%tmm5, %%tmm3, %%tmm1" ::: "memory");
+    else asm volatile("tdpbsud %%tmm5, %%tmm3, %%tmm1" ::: "memory");
+    asm volatile("tilestored %%tmm1, (%0,%1,1)" : : "r"(dots), "r"(line) : "memory");
+  }
+}
+
+// Scales of group S of step b on its dots.
+template <class U, int S, int R>
+inline OCTAVO_INLINE void matrix_scales(const Rows& rows, i64 b, const uint8_t* block, int c, const int32_t* dots,
+                                        simd::F (&f)[R]) {
+  using namespace simd;
+  const F d = U::d(block, 0, c, S);
+  unroll<0, R>([&](auto r) OCTAVO_INLINE {
+    const F dot = to_f(loadi(dots + r.value * 16));
+    f[r.value] = fma(dot, mul(d, set1(rows.group(r.value, b).scale)), f[r.value]);
+  });
+  if constexpr (U::kMin) {
+    const F m = U::m(block, 0, c, S);
+    unroll<0, R>([&](auto r) OCTAVO_INLINE {
+      const ActGroup& acts = rows.group(r.value, b);
+      if constexpr (U::kGroups == 1) {
+        f[r.value] = fma(m, set1(acts.scaled_sum), f[r.value]);
+      } else {
+        f[r.value] = fma(m, mul(set1(acts.scale), to_f(seti(acts.sum16[S]))), f[r.value]);
+      }
+    });
+  }
+}
+
+// R rows x 16 columns (half c of a panel) over the unpacked steps [b0, b1) at w; from b0 > 0 on f goes on from `out`. The
+// shape of the registers is set.
+template <class U, int R>
+void matrix_tile(const uint8_t* w, i64 b0, i64 b1, int c, Ahead ahead, const Rows& rows, float* out, i64 ld) {
+  using namespace simd;
+  constexpr bool kSigned = U::kZero > 0;
+  alignas(64) int32_t even[R * 16], odd[R * 16];
+  F f[R];
+  unroll<0, R>([&](auto r) OCTAVO_INLINE { f[r.value] = b0 ? load(out + r.value * ld) : zero(); });
+  const auto block = [&](i64 b) OCTAVO_INLINE { return w + (b - b0) * U::kBlock; };
+  const auto codes = [&](i64 b, int s) OCTAVO_INLINE { return block(b) + c * 512 + s * 256; };
+  const auto acts = [&](i64 b, int s) OCTAVO_INLINE { return rows.group(0, b).x + s * 16; };
+  const auto fetch = [&]() OCTAVO_INLINE {
+    if (ahead.from < ahead.end) {
+      for (i64 i = 0; i < ahead.lines; i++, ahead.from += 64) prefetch(ahead.from);
+    }
+  };
+  matrix_dots<0, kSigned>(acts(b0, 0), rows.stride, codes(b0, 0), even);
+  if constexpr (U::kGroups == 2) {
+    for (i64 b = b0; b < b1; b++) {
+      fetch();
+      matrix_dots<1, kSigned>(acts(b, 1), rows.stride, codes(b, 1), odd);
+      matrix_scales<U, 0>(rows, b, block(b), c, even, f);
+      if (b + 1 < b1) matrix_dots<0, kSigned>(acts(b + 1, 0), rows.stride, codes(b + 1, 0), even);
+      matrix_scales<U, 1>(rows, b, block(b), c, odd, f);
+    }
+  } else {
+    i64 b = b0;
+    for (; b + 1 < b1; b += 2) {
+      fetch();
+      matrix_dots<1, kSigned>(acts(b + 1, 0), rows.stride, codes(b + 1, 0), odd);
+      matrix_scales<U, 0>(rows, b, block(b), c, even, f);
+      fetch();
+      if (b + 2 < b1) matrix_dots<0, kSigned>(acts(b + 2, 0), rows.stride, codes(b + 2, 0), even);
+      matrix_scales<U, 0>(rows, b + 1, block(b + 1), c, odd, f);
+    }
+    if (b < b1) matrix_scales<U, 0>(rows, b, block(b), c, even, f);
+  }
+  unroll<0, R>([&](auto r) OCTAVO_INLINE { store(out + r.value * ld, f[r.value]); });
+}
+
+}  // namespace
+OCTAVO_END
+#endif
