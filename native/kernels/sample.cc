@@ -49,7 +49,8 @@ static int32_t choose(const Values& row, const Choice& c, const Workspace& ws, f
   const Slots& s = *c.slots;
   const i64 n = c.slot;
   if (s.temperature[n] == 0.0f) return argmax(row);
-  if (chained(c)) return run_chain(row, c, leading_changes(c), ws, mu);
+  int32_t links[kSamplerSteps];
+  if (chained(c)) return run_chain(row, c, first_changes(c, links), ws, mu);
   const Weighing weigh = {row.most, 1.0f / s.temperature[n], s.min_p[n]};
   const i64 k = s.top_k[n];
   const float p = s.top_p[n];

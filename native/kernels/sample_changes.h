@@ -147,12 +147,22 @@ static void change_link(const Choice& c, int32_t link, i64 V, uint32_t* count, f
   if (link == S_dry) penalize_dry(c, V, count, v);
 }
 
-// A slot whose samplers are a chain (sample_chain.h), and how many of its first links change values.
+// A slot whose samplers are a chain (sample_chain.h).
 static inline bool chained(const Choice& c) { return c.slots->chain[c.slot * kSamplerSteps] != 0; }
-static i64 leading_changes(const Choice& c) {
+
+// The links of a chain that change values before anything is filtered; their number. No filter takes away the most likely id,
+// so where that is taken (temperature 0) all of them come first.
+static i64 first_changes(const Choice& c, int32_t* links) {
   const int32_t* chain = c.slots->chain + c.slot * kSamplerSteps;
+  const bool greedy = c.slots->temperature[c.slot] == 0.0f;
   i64 n = 0;
-  while (n < kSamplerSteps && (chain[n] == S_penalties || chain[n] == S_dry)) n++;
+  for (i64 k = 0; k < kSamplerSteps; k++) {
+    if (chain[k] == S_penalties || chain[k] == S_dry) {
+      links[n++] = chain[k];
+    } else if (!greedy) {
+      break;
+    }
+  }
   return n;
 }
 
@@ -162,7 +172,8 @@ static bool changes(const Choice& c) {
   const i64 n = c.slot;
   if (s.masked[n] || s.biases[n] > 0 || s.bad_word[n * kMaxBadWordIds] > 0) return true;
   if (c.position < s.min_known[n] && s.stop_ids[n] > 0) return true;
-  if (chained(c)) return leading_changes(c) > 0;
+  int32_t links[kSamplerSteps];
+  if (chained(c)) return first_changes(c, links) > 0;
   return s.repetition_penalty[n] != 1.0f ||
          ((s.presence_penalty[n] != 0.0f || s.frequency_penalty[n] != 0.0f) && c.position > c.prompt);
 }
@@ -176,7 +187,8 @@ static void change(const Choice& c, i64 V, uint32_t* count, float* v) {
   forbid_words(s.bad_word + n * kMaxBadWordIds, c, V, v);
   if (c.position < s.min_known[n]) forbid_ends(s.stop_id + n * kMaxStopIds, s.stop_ids[n], V, v);
   if (!chained(c)) return penalize(c, V, count, v);
-  for (i64 k = 0; k < leading_changes(c); k++) change_link(c, s.chain[n * kSamplerSteps + k], V, count, v);
+  int32_t links[kSamplerSteps];
+  for (i64 k = 0, all = first_changes(c, links); k < all; k++) change_link(c, links[k], V, count, v);
 }
 
 }  // namespace

@@ -137,6 +137,17 @@ def test_equal_values(name: str) -> None:
     check(logits, rows)
 
 
+@pytest.mark.parametrize("change", ["dry", "penalties"])
+def test_greedy_with_changes_behind_a_filter(change: str) -> None:
+    """No filter takes the most likely id away, but a penalty behind one may."""
+    logits = np.zeros((1, 20), np.float32)
+    logits[0, [2, 7]] = 5, 4.5
+    row = Parameters(ids=[0, 0, 2, 0], prompt_len=1, temperature=0.0, chain=("top_n_sigma", change, *PICK),
+                     dry_multiplier=1.0, dry_allowed_length=1, presence_penalty=1.0)  # fmt: skip
+    assert reference.sample_row(logits[0], row).token == 7
+    assert check(logits, [row]) == 1
+
+
 @st.composite
 def a_row(draw: st.DrawFn, vocab: int) -> Parameters:
     real = functools.partial(st.floats, allow_nan=False, width=32)
