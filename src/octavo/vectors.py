@@ -46,6 +46,14 @@ class Score:
     tokens: int
 
 
+@dataclass(frozen=True)
+class Labels:
+    """Of one input: the probability of each label; of one label alone its sigmoid."""
+
+    probabilities: list[float]
+    tokens: int
+
+
 class Vectors:
     """Embeddings and scores of one model. Every call raises InvalidRequest and ContextLengthExceeded before it asks."""
 
@@ -94,6 +102,21 @@ class Vectors:
             return Score(1 / (1 + math.exp(-value)) if self.pooling.sigmoid else value, len(ids))
 
         return await _each(one, pairs)
+
+    async def classify(self, texts: Sequence[Text], *, truncate: int | None = None) -> list[Labels]:
+        """The labels of texts, by the model's classification head."""
+        if not self.pooling.labels:
+            raise InvalidRequest("this model gives embeddings; it has no labels: use /v1/embeddings.")
+        prompts = [await self._ids(text, truncate) for text in texts]
+
+        async def one(ids: tuple[int, ...]) -> Labels:
+            scores = (await self._vector(ids)).astype(np.float64)
+            if len(scores) == 1:
+                return Labels([1 / (1 + math.exp(-float(scores[0])))], len(ids))
+            powers = np.exp(scores - scores.max())
+            return Labels((powers / powers.sum()).tolist(), len(ids))
+
+        return await _each(one, prompts)
 
     async def _vector(self, ids: tuple[int, ...], second: int | None = None) -> Floats:
         """What the engine gives for ids."""

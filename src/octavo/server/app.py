@@ -50,6 +50,8 @@ from octavo.server.openai.schema import ChatBody, CompletionBody
 from octavo.server.openapi import Operation, document
 from octavo.server.sse import ClientGone
 from octavo.server.submit import Front
+from octavo.server.vllm import admin
+from octavo.server.vllm.pool import classify, pooling
 from octavo.server.vllm.score import RerankBody, ScoreBody, rerank, score
 from octavo.server.vllm.tokenize import DetokenizeBody, TokenizeBody, detokenize, tokenize
 
@@ -171,6 +173,13 @@ ROUTES = (
     Entry("/props", ("GET",), properties.props),
     Entry("/slots", ("GET",), properties.slots),
     Entry("/lora-adapters", ("GET",), properties.lora_adapters),
+    Entry("/pooling", ("POST",), pooling, body=EmbeddingsBody),
+    Entry("/classify", ("POST",), classify, body=EmbeddingsBody),
+    Entry("/load", ("GET",), admin.load),
+    Entry("/reset_prefix_cache", ("POST",), admin.reset_prefix_cache),
+    Entry("/tokenizer_info", ("GET",), admin.tokenizer_info),
+    Entry("/api/v0/models", ("GET",), admin.studio_models),
+    Entry("/api/v0/models/{id:path}", ("GET",), admin.studio_model),
     Entry("/tokenize", ("POST",), tokenize, body=TokenizeBody),
     Entry("/detokenize", ("POST",), detokenize, body=DetokenizeBody),
 )

@@ -34,8 +34,8 @@ async def embeddings(request: Request) -> Response:
     front: Front = request.app.state.front
     body: EmbeddingsBody = await front.body(request, _BODY)
     front.check_model(body.model)
-    as_base64 = _is_base64(body.encoding_format)
-    texts = _texts(body)
+    as_base64 = is_base64(body.encoding_format)
+    texts = texts_of(body)
     if body.truncate_prompt_tokens is None:
         for text in texts:
             if isinstance(text, str):
@@ -46,20 +46,24 @@ async def embeddings(request: Request) -> Response:
     tokens = sum(each.tokens for each in found)
     made = {
         "object": "list",
-        "data": [_item(index, each, as_base64) for index, each in enumerate(found)],
+        "data": [
+            {"object": "embedding", "index": index, "embedding": vector_of(each, as_base64)}
+            for index, each in enumerate(found)
+        ],
         "model": front.model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
     return Response(msgspec.json.encode(made), media_type="application/json")
 
 
-def _is_base64(name: str | None) -> bool:
+def is_base64(name: str | None) -> bool:
+    """Whether vectors go out as base64."""
     if name not in (None, "float", "base64"):
         raise InvalidRequest(f"encoding_format is {name[:40]!r}; it must be float or base64.", param="encoding_format")
     return name == "base64"
 
 
-def _texts(body: EmbeddingsBody) -> list[Text]:
+def texts_of(body: EmbeddingsBody) -> list[Text]:
     """A list of texts, or of lists of ids."""
     given: Any = body.content if body.input is None else body.input
     if given is None or given == []:
@@ -72,7 +76,7 @@ def _texts(body: EmbeddingsBody) -> list[Text]:
     return list(listed)
 
 
-def _item(index: int, found: Embedding, as_base64: bool) -> dict[str, Any]:
+def vector_of(found: Embedding, as_base64: bool) -> Any:
+    """The numbers, or base64 of them."""
     raw = found.vector.astype("<f4")
-    vector: Any = base64.b64encode(raw.tobytes()).decode() if as_base64 else raw.tolist()
-    return {"object": "embedding", "index": index, "embedding": vector}
+    return base64.b64encode(raw.tobytes()).decode() if as_base64 else raw.tolist()

@@ -17,9 +17,10 @@ async def models(request: Request) -> Response:
     """GET /v1/models: every name of the model, the one of answers first."""
     front: Front = request.app.state.front
     short = [{"name": name, "model": name, "capabilities": ["completion"]} for name in front.names]
+    listed = [await _model(front, name) for name in front.names]
     body = {
-        "object": "list", "data": [_model(front, name) for name in front.names], "models": short, "has_more": False,
-        "first_id": front.names[0], "last_id": front.names[-1],
+        "object": "list", "data": listed, "models": short, "has_more": False, "first_id": front.names[0],
+        "last_id": front.names[-1],
     }  # fmt: skip
     return Response(msgspec.json.encode(body), media_type="application/json")
 
@@ -29,11 +30,11 @@ async def model(request: Request) -> Response:
     front: Front = request.app.state.front
     name: str = request.path_params["id"]
     front.check_model(name)
-    return Response(msgspec.json.encode(_model(front, name)), media_type="application/json")
+    return Response(msgspec.json.encode(await _model(front, name)), media_type="application/json")
 
 
-def _model(front: Front, name: str) -> dict[str, object]:
-    info = front.llm.client.info
+async def _model(front: Front, name: str) -> dict[str, object]:
+    info, found = front.llm.client.info, await front.shelf.description()
     return {
         "id": name,
         "object": "model",
@@ -46,5 +47,12 @@ def _model(front: Front, name: str) -> dict[str, object]:
         "type": "model",
         "display_name": name,
         "created_at": datetime.fromtimestamp(front.created, UTC).isoformat(),
-        "meta": {"n_vocab": info.vocab_size, "n_ctx": info.max_model_len},
+        "meta": {
+            "n_vocab": info.vocab_size,
+            "n_ctx": info.max_model_len,
+            "n_ctx_train": found.shape.get("context length", info.max_model_len),
+            "n_embd": found.shape.get("embedding length"),
+            "n_params": found.parameters,
+            "size": found.nbytes,
+        },
     }

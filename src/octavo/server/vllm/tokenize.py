@@ -1,11 +1,14 @@
-"""POST /tokenize and /detokenize: vLLM's dialect (prompt, messages) and llama.cpp's (content), told apart by the key.
+"""POST /tokenize and /detokenize: vLLM's dialect (prompt, messages), llama.cpp's (content) and TGI's (inputs), told
+apart by the key.
 
-The answers are supersets of both.
+The answers to the first two are supersets of both; TGI's is a list.
 """
 
 from __future__ import annotations
 
 import asyncio
+import codecs
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -23,6 +26,7 @@ class TokenizeBody(msgspec.Struct):
     prompt: str | None = None
     messages: list[dict[str, Any]] | None = None
     content: str | None = None
+    inputs: str | None = None
     add_special_tokens: bool | None = None
     add_special: bool | None = None  # llama.cpp's name
     parse_special: bool | None = None
@@ -52,6 +56,8 @@ async def tokenize(request: Request) -> Response:
     front.check_model(body.model)
     ids = await _ids(front, body)
     tokenizer = front.llm.tokenizer
+    if body.inputs is not None:
+        return Response(msgspec.json.encode(_places(tokenizer.token_bytes, ids)), media_type="application/json")
     made: dict[str, Any] = {"count": len(ids), "max_model_len": front.llm.client.info.max_model_len, "tokens": ids}
     if body.return_token_strs:
         made["token_strs"] = [tokenizer.id_to_token(id_) or "" for id_ in ids]
@@ -62,7 +68,7 @@ async def tokenize(request: Request) -> Response:
 
 async def _ids(front: Front, body: TokenizeBody) -> list[int]:
     tokenizer = front.llm.tokenizer
-    for name in ("prompt", "content"):
+    for name in ("prompt", "content", "inputs"):
         front.check_length(getattr(body, name) or "", name)
     if body.messages is not None:
         check_count(len(body.messages), MAX_MESSAGES, "messages", "messages")
@@ -82,7 +88,20 @@ async def _ids(front: Front, body: TokenizeBody) -> list[int]:
     if body.content is not None:
         special = body.parse_special is not False
         return await asyncio.to_thread(tokenizer.encode, body.content, bool(body.add_special), special)
-    raise InvalidRequest("Give prompt, messages or content.", param="prompt")
+    if body.inputs is not None:
+        return await asyncio.to_thread(tokenizer.encode, body.inputs, body.add_special_tokens is not False)
+    raise InvalidRequest("Give prompt, messages, content or inputs.", param="prompt")
+
+
+def _places(token_bytes: Callable[[int], bytes], ids: list[int]) -> list[dict[str, Any]]:
+    """TGI's shape: where each token stands in the text, in characters."""
+    made, start, decoder = [], 0, codecs.getincrementaldecoder("utf-8")("ignore")
+    for id_ in ids:
+        piece = token_bytes(id_)
+        stop = start + len(decoder.decode(piece))
+        made.append({"id": id_, "text": piece.decode("utf-8", "replace"), "start": start, "stop": stop})
+        start = stop
+    return made
 
 
 def _piece(data: bytes) -> str | list[int]:
