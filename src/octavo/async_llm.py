@@ -82,7 +82,8 @@ class Generation:
         return self.request.seed
 
     async def start(self, news: Callable[[], None]) -> None:
-        self._outputs = [self._llm.new_output(self.request, choice) for choice in range(self.request.params.n)]
+        if not self._outputs:  # else it goes on after a pause
+            self._outputs = [self._llm.new_output(self.request, choice) for choice in range(self.request.params.n)]
         await self._stream.start(news)
 
     def take(self) -> list[Event] | None:
@@ -111,6 +112,9 @@ class Generation:
 
     def close(self) -> None:
         self._stream.close()
+
+    def pause(self) -> None:
+        self._stream.pause()
 
     def _take(self, output: ChoiceOutput) -> list[Event]:
         if output.prompt is not None:

@@ -99,6 +99,10 @@ class BeamSearch:
         if self._task is not None:
             self._task.cancel()
 
+    def pause(self) -> None:
+        """A second start() searches anew."""
+        self.close()
+
     async def _run(self, news: Callable[[], None]) -> None:
         try:
             self._best = (await self._search())[: self.request.params.n]

@@ -242,6 +242,10 @@ class ServerConfig:
         15.0, seconds(), "silence after which a stream gets a comment; 0: never", SERVER,
         aliases=("--sse-keep-alive-interval",), rare=True,
     )
+    stream_grace: float = option(
+        30.0, seconds(), "time for which a stream whose client is gone can be taken up again (/v1/stream); 0: never",
+        SERVER, rare=True,
+    )
     shutdown_timeout: float = option(30.0, seconds(), "time to finish requests after SIGTERM", SERVER)
     disable_log_stats: bool = option(False, switch(), "no line of statistics every 10 s", LOGS, rare=True)
     enable_log_requests: bool = option(False, switch(), "a line for each request, without its text", LOGS, rare=True)

@@ -246,7 +246,7 @@ class OptionCommand(click.Command):
 
 
 def _parameter(each: Option) -> click.Option:
-    """The click option of an option. Its value stays text and is None when absent: config.resolve reads it."""
+    """The click option of an option. Its value stays text and is None when absent: settings.resolve reads it."""
     if each.kind.metavar:
         return click.Option(
             [each.flag, each.name], multiple=each.kind.many, default=None, metavar=each.kind.metavar, help=each.help

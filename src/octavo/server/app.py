@@ -47,6 +47,7 @@ from octavo.server.openai.completions import completions
 from octavo.server.openai.embeddings import EmbeddingsBody, embeddings
 from octavo.server.openai.models import model, models
 from octavo.server.openai.schema import ChatBody, CompletionBody
+from octavo.server.openai.wire import take_up
 from octavo.server.openapi import Operation, document
 from octavo.server.sse import ClientGone
 from octavo.server.submit import Front
@@ -149,6 +150,7 @@ ROUTES = (
     Entry("/v1/models/{id:path}", ("GET",), model),
     Entry("/v1/chat/completions", ("POST",), chat, body=ChatBody),
     Entry("/v1/completions", ("POST",), completions, body=CompletionBody),
+    Entry("/v1/stream/{id:path}", ("GET",), take_up),
     Entry("/v1/embeddings", ("POST",), embeddings, body=EmbeddingsBody),
     Entry("/v1/rerank", ("POST",), rerank, body=RerankBody),
     Entry("/v2/rerank", ("POST",), rerank, body=RerankBody),

@@ -57,9 +57,7 @@ class Keys:
         """Unauthorized unless one of the headers carries a key. Takes the same time for every wrong key."""
         if not self.needed:
             return
-        scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
-        sent = bearer.strip() if scheme.lower() == b"bearer" else b""
-        sent = sent or headers.get(b"x-api-key", b"").strip() or headers.get(b"api-key", b"").strip()
+        sent = sent_key(headers)
         digest = _digest(sent)
         right = False
         for known in self._digests:
@@ -67,6 +65,18 @@ class Keys:
         if not right:
             problem = "The API key is wrong" if sent else "An API key is needed"
             raise Unauthorized(f"{problem}: send the header 'Authorization: Bearer KEY'.")
+
+
+def sent_key(headers: dict[bytes, bytes]) -> bytes:
+    """The key that a call carries, right or wrong; empty if it has none."""
+    scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+    sent = bearer.strip() if scheme.lower() == b"bearer" else b""
+    return sent or headers.get(b"x-api-key", b"").strip() or headers.get(b"api-key", b"").strip()
+
+
+def caller(scope: Scope) -> bytes:
+    """Who calls, as a digest: calls with the same key are the same caller's."""
+    return _digest(sent_key(dict(scope["headers"])))
 
 
 def _digest(key: bytes) -> bytes:

@@ -25,6 +25,7 @@ from octavo.flow import items
 from octavo.request import ChatRequest, FinishReason, Usage
 from octavo.sampling_params import SamplingParams
 from octavo.server.health import Health
+from octavo.server.kept import Kept
 from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
 from octavo.server.metrics import Metrics
 from octavo.shelf import Shelf
@@ -47,6 +48,10 @@ class Front:
     shelf: Shelf
     aliases: tuple[str, ...] = ()  # other names that requests may use; not listed
     created: int = field(default_factory=lambda: int(time.time()))
+    kept: Kept = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kept = Kept(self.config.stream_grace)
 
     @property
     def model(self) -> str:
@@ -143,9 +148,12 @@ class Answering:
 
     async def start(self, news: Callable[[], None]) -> None:
         self._news = news
+        self._last = time.perf_counter() if self._first is not None else self._last  # a pause is no gap between tokens
         try:
             for number, generation in enumerate(self.generations):
-                await generation.start(partial(self._came, number))
+                if not generation.done:
+                    await generation.start(partial(self._came, number))
+                    self._ready.append(number)  # a paused one may have something
         except Exception:
             self._failure = FinishReason.ERROR
             raise
@@ -179,6 +187,12 @@ class Answering:
         self._metrics.request_ended(self, self._failure or (FinishReason.ABORT if self._left else None))
         if log.isEnabledFor(logging.DEBUG):
             self._tell()
+
+    def pause(self) -> None:
+        """Give back what the engine holds; a second start() goes on with the same answers."""
+        for generation in self.generations:
+            if not generation.done:
+                generation.pause()
 
     def _came(self, number: int) -> None:
         self._ready.append(number)

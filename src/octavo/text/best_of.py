@@ -41,6 +41,9 @@ class Answers(Protocol):
     def close(self) -> None:
         """Abort what is open."""
 
+    def pause(self) -> None:
+        """Give back what the engine holds; a second start() goes on with the same answers."""
+
 
 class BestOf:
     """The n best of the inner flow's choices, renumbered from the best on."""
@@ -82,6 +85,9 @@ class BestOf:
 
     def close(self) -> None:
         self._inner.close()
+
+    def pause(self) -> None:
+        self._inner.pause()
 
     def _renumbered(self, event: Event, place: int) -> Event:
         if isinstance(event, Finished) or self.request.params.logprobs is not None:

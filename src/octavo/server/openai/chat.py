@@ -35,7 +35,7 @@ async def chat(request: Request) -> Response | EventStream:
         raise InvalidRequest("prompt_logprobs are not streamed; leave out stream.", param="prompt_logprobs")
     if body.stream:  # looks itself whether the client is there
         answering, headers = await _answer(front, body, params)
-        return _Shape(front, body, answering).stream().stream(headers, front.config.sse_ping_interval)
+        return _Shape(front, body, answering).stream().stream(front, request, headers)
     async with while_connected(request.receive):
         answering, headers = await _answer(front, body, params)
         return Response(await _Shape(front, body, answering).whole(), headers=headers, media_type="application/json")

@@ -40,7 +40,7 @@ async def completions(request: Request) -> Response | EventStream:
     )  # fmt: skip
     if body.stream:  # looks itself whether the client is there
         shape = _Shape(front, body, answering := await answer, echo_only)
-        return shape.stream().stream(wire.receipt(answering), front.config.sse_ping_interval)
+        return shape.stream().stream(front, request, wire.receipt(answering))
     async with while_connected(request.receive):
         shape = _Shape(front, body, answering := await answer, echo_only)
         return Response(await shape.whole(), headers=wire.receipt(answering), media_type="application/json")

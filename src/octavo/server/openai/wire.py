@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from starlette.requests import Request
 
+from octavo.errors import InvalidRequest
+from octavo.server.auth import caller
 from octavo.server.dialect import DONE
 from octavo.server.sse import EventStream
 from octavo.server.submit import Answering, Front
@@ -142,9 +145,26 @@ class Chunks:
     def close(self) -> None:
         self._answering.close()
 
-    def stream(self, headers: Mapping[str, str], ping: float) -> EventStream:
-        """The response; a chunk of its head alone says nothing to clients that count chunks."""
-        return EventStream(self, headers, ping, lambda: self._head.chunk(b""))
+    def pause(self) -> None:
+        self._answering.pause()
+
+    def stream(self, front: Front, request: Request, headers: Mapping[str, str]) -> EventStream:
+        """The response, which may be taken up again; a chunk of its head alone says nothing to clients that count
+        chunks."""
+        reader, idle = front.kept.read(
+            self._head.fields["id"], self, caller(request.scope), lambda: self._head.chunk(b"")
+        )
+        return EventStream(reader, headers, front.config.sse_ping_interval, idle)
+
+
+async def take_up(request: Request) -> EventStream:
+    """Go on with a stream whose connection was lost: ?from=N, the number of its events that have come."""
+    front: Front = request.app.state.front
+    given = request.query_params.get("from", "0")
+    if not given.isdecimal() or len(given) > 9:
+        raise InvalidRequest(f"from must be the number of events that have come, got {given[:40]!r}.", param="from")
+    reader, idle = front.kept.take_up(request.path_params["id"], int(given), caller(request.scope))
+    return EventStream(reader, {}, front.config.sse_ping_interval, idle)
 
 
 def top(entry: LogprobEntry, most: int) -> list[int]:
