@@ -46,6 +46,9 @@ from octavo.server.openai.chat import chat
 from octavo.server.openai.completions import completions
 from octavo.server.openai.embeddings import EmbeddingsBody, embeddings
 from octavo.server.openai.models import model, models
+from octavo.server.openai.response_body import ResponseBody
+from octavo.server.openai.response_store import ResponseStore
+from octavo.server.openai.responses import cancel_response, input_items, input_tokens, response, responses
 from octavo.server.openai.schema import ChatBody, CompletionBody
 from octavo.server.openai.wire import take_up
 from octavo.server.openapi import Operation, document
@@ -151,6 +154,11 @@ ROUTES = (
     Entry("/v1/chat/completions", ("POST",), chat, body=ChatBody),
     Entry("/v1/completions", ("POST",), completions, body=CompletionBody),
     Entry("/v1/stream/{id:path}", ("GET",), take_up),
+    Entry("/v1/responses", ("POST",), responses, body=ResponseBody),
+    Entry("/v1/responses/input_tokens", ("POST",), input_tokens, body=ResponseBody),
+    Entry("/v1/responses/{id}", ("GET", "DELETE"), response),
+    Entry("/v1/responses/{id}/cancel", ("POST",), cancel_response),
+    Entry("/v1/responses/{id}/input_items", ("GET",), input_items),
     Entry("/v1/embeddings", ("POST",), embeddings, body=EmbeddingsBody),
     Entry("/v1/rerank", ("POST",), rerank, body=RerankBody),
     Entry("/v2/rerank", ("POST",), rerank, body=RerankBody),
@@ -343,4 +351,5 @@ def build_app(front: Front, keys: Keys) -> Starlette:
     )
     app.state.front = front
     app.state.keys = keys
+    app.state.responses = ResponseStore()
     return app
