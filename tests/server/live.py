@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import psutil
 
-from octavo.server.app import canonical
 from octavo.server.dialect import ANTHROPIC, OLLAMA, dialect_of
+from octavo.server.routes import canonical
 from tests import real
 
 CONTEXT = 1024  # --max-model-len of the servers of these tests

@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from octavo.sampling_params import PARAMETERS
-from octavo.server.app import ROUTES, canonical
 from octavo.server.auth import Keys
 from octavo.server.dialect import OPENAI, dialect_of
+from octavo.server.routes import ROUTES, canonical
 from tests import real
 from tests.server.live import Live, error_of, receive_all
 

@@ -1,18 +1,16 @@
-"""The table of routes and the order of middleware: what every request passes, whatever its dialect.
+"""What every request passes, in this order, outermost first: CORS -> the record of the call (request id, path, errors,
+count) -> key -> route. Limits stand where bodies are read.
 
-Outermost first: CORS -> the record of the call (request id, path, errors, count) -> key -> route. Limits stand where
-bodies are read. It knows no body.
+The routes are those of routes.py; it knows no body.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
+import functools
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator
 
 import msgspec
 from starlette.applications import Starlette
@@ -21,201 +19,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from octavo import __version__, logs
+from octavo import logs
 from octavo.errors import MethodNotAllowed, NotFound, OctavoError
 from octavo.server import metrics as measured
-from octavo.server.anthropic.messages import count_tokens, messages
-from octavo.server.anthropic.schema import CountBody, MessagesBody
 from octavo.server.auth import Keys, Origins
 from octavo.server.dialect import Said, dialect_of
-from octavo.server.llamacpp import properties
-from octavo.server.llamacpp.completion import completion, infill
-from octavo.server.llamacpp.schema import LlamaCompletionBody, LlamaInfillBody, LlamaTemplateBody
-from octavo.server.ollama import manage
-from octavo.server.ollama.chat import (
-    OllamaEmbedBody,
-    OllamaEmbeddingsBody,
-    embed,
-    old_embeddings,
-    ollama_chat,
-    ollama_generate,
-)
-from octavo.server.ollama.manage import OllamaCopyBody, OllamaModelBody
-from octavo.server.ollama.schema import OllamaChatBody, OllamaGenerateBody
-from octavo.server.openai.chat import chat
-from octavo.server.openai.completions import completions
-from octavo.server.openai.embeddings import EmbeddingsBody, embeddings
-from octavo.server.openai.models import model, models
-from octavo.server.openai.response_body import ResponseBody
+from octavo.server.openai.batch_run import Batches
+from octavo.server.openai.files import FileStore
 from octavo.server.openai.response_store import ResponseStore
-from octavo.server.openai.responses import cancel_response, input_items, input_tokens, response, responses
-from octavo.server.openai.schema import ChatBody, CompletionBody
-from octavo.server.openai.wire import take_up
-from octavo.server.openapi import Operation, document
+from octavo.server.routes import ROUTES, canonical, entry_of, metrics
 from octavo.server.sse import ClientGone
 from octavo.server.submit import Front
-from octavo.server.vllm import admin
-from octavo.server.vllm.pool import classify, pooling
-from octavo.server.vllm.score import RerankBody, ScoreBody, rerank, score
-from octavo.server.vllm.tokenize import DetokenizeBody, TokenizeBody, detokenize, tokenize
 
-Handler = Callable[[Request], Awaitable[Any]]
 log = logs.get("server")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A line of the table. public: served without a key. body: what a request's body is read as, for the OpenAPI
-    document. label: of metrics, never the client's own path."""
-
-    path: str
-    methods: tuple[str, ...]
-    handler: Handler
-    public: bool = False
-    body: type | None = None
-
-    @property
-    def label(self) -> str:
-        return self.path.replace(":path", "")
-
-    def parameters(self, path: str) -> dict[str, str]:
-        """{"id": …} of a path that `takes` says yes to; {} where the line has none."""
-        before, _, after = self._around
-        return {"id": path[len(before) : len(path) - len(after)]} if "{" in self.path else {}
-
-    def takes(self, path: str) -> bool:
-        """Whether a path is of this line: `{id}` stands for a part without slashes, `{id:path}` for any."""
-        before, parameter, after = self._around
-        if not parameter:
-            return path == self.path
-        if not (path.startswith(before) and path.endswith(after)):
-            return False
-        id_ = path[len(before) : len(path) - len(after)]
-        return bool(id_) and (parameter == "id:path" or "/" not in id_)
-
-    @property
-    def _around(self) -> tuple[str, str, str]:
-        before, _, rest = self.path.partition("{")
-        parameter, _, after = rest.partition("}")
-        return before, parameter, after
-
-    @property
-    def operation(self) -> Operation:
-        """For the OpenAPI document."""
-        summary = (self.handler.__doc__ or self.label).partition("\n")[0]
-        return Operation(self.label, self.methods, self.public, summary, self.body)
-
-
-async def root(request: Request) -> Response:
-    """A word that the server runs."""
-    return Response("Octavo is running\n", media_type="text/plain")
-
-
-async def health(request: Request) -> Response:
-    """200 only if a request would be served now."""
-    request.app.state.front.health.check()
-    return _json({"status": "ok"})
-
-
-async def live(request: Request) -> Response:
-    """200 whenever the process answers."""
-    return _json({"status": "ok"})
-
-
-async def version(request: Request) -> Response:
-    """Octavo's version."""
-    return _json({"version": __version__, "server": "octavo"})
-
-
-async def openapi(request: Request) -> Response:
-    """The OpenAPI document of these routes."""
-    return _json(document([entry.operation for entry in ROUTES]))
-
-
-async def metrics(request: Request) -> Response:
-    """Prometheus metrics."""
-    front: Front = request.app.state.front
-    await front.metrics.refresh(front.llm, not front.health.draining and front.health.healthy())
-    return Response(front.metrics.text(), headers={"content-type": measured.CONTENT_TYPE})
-
-
-ROUTES = (
-    Entry("/", ("GET",), root, public=True),
-    Entry("/health", ("GET",), health, public=True),
-    Entry("/ready", ("GET",), health, public=True),
-    Entry("/readyz", ("GET",), health, public=True),
-    Entry("/ping", ("GET", "POST"), health, public=True),
-    Entry("/live", ("GET",), live, public=True),
-    Entry("/version", ("GET",), version, public=True),
-    Entry("/metrics", ("GET",), metrics),
-    Entry("/openapi.json", ("GET",), openapi),
-    Entry("/v1/models", ("GET",), models),
-    Entry("/v1/models/{id:path}", ("GET",), model),
-    Entry("/v1/chat/completions", ("POST",), chat, body=ChatBody),
-    Entry("/v1/completions", ("POST",), completions, body=CompletionBody),
-    Entry("/v1/stream/{id:path}", ("GET",), take_up),
-    Entry("/v1/responses", ("POST",), responses, body=ResponseBody),
-    Entry("/v1/responses/input_tokens", ("POST",), input_tokens, body=ResponseBody),
-    Entry("/v1/responses/{id}", ("GET", "DELETE"), response),
-    Entry("/v1/responses/{id}/cancel", ("POST",), cancel_response),
-    Entry("/v1/responses/{id}/input_items", ("GET",), input_items),
-    Entry("/v1/embeddings", ("POST",), embeddings, body=EmbeddingsBody),
-    Entry("/v1/rerank", ("POST",), rerank, body=RerankBody),
-    Entry("/v2/rerank", ("POST",), rerank, body=RerankBody),
-    Entry("/v1/reranking", ("POST",), rerank, body=RerankBody),
-    Entry("/v1/score", ("POST",), score, body=ScoreBody),
-    Entry("/v1/messages", ("POST",), messages, body=MessagesBody),
-    Entry("/v1/messages/count_tokens", ("POST",), count_tokens, body=CountBody),
-    Entry("/api/chat", ("POST",), ollama_chat, body=OllamaChatBody),
-    Entry("/api/generate", ("POST",), ollama_generate, body=OllamaGenerateBody),
-    Entry("/api/embed", ("POST",), embed, body=OllamaEmbedBody),
-    Entry("/api/embeddings", ("POST",), old_embeddings, body=OllamaEmbeddingsBody),
-    Entry("/api/tags", ("GET",), manage.tags),
-    Entry("/api/ps", ("GET",), manage.ps),
-    Entry("/api/version", ("GET",), manage.version, public=True),
-    Entry("/api/show", ("POST",), manage.show, body=OllamaModelBody),
-    Entry("/api/pull", ("POST",), manage.pull, body=OllamaModelBody),
-    Entry("/api/copy", ("POST",), manage.copy, body=OllamaCopyBody),
-    Entry("/api/delete", ("DELETE",), manage.delete, body=OllamaModelBody),
-    Entry("/completion", ("POST",), completion, body=LlamaCompletionBody),
-    Entry("/infill", ("POST",), infill, body=LlamaInfillBody),
-    Entry("/apply-template", ("POST",), properties.apply_template, body=LlamaTemplateBody),
-    Entry("/props", ("GET",), properties.props),
-    Entry("/slots", ("GET",), properties.slots),
-    Entry("/lora-adapters", ("GET",), properties.lora_adapters),
-    Entry("/pooling", ("POST",), pooling, body=EmbeddingsBody),
-    Entry("/classify", ("POST",), classify, body=EmbeddingsBody),
-    Entry("/load", ("GET",), admin.load),
-    Entry("/reset_prefix_cache", ("POST",), admin.reset_prefix_cache),
-    Entry("/tokenizer_info", ("GET",), admin.tokenizer_info),
-    Entry("/api/v0/models", ("GET",), admin.studio_models),
-    Entry("/api/v0/models/{id:path}", ("GET",), admin.studio_model),
-    Entry("/tokenize", ("POST",), tokenize, body=TokenizeBody),
-    Entry("/detokenize", ("POST",), detokenize, body=DetokenizeBody),
-)
-_FIXED = {entry.path: entry for entry in ROUTES if "{" not in entry.path}
-_OPEN = tuple(entry for entry in ROUTES if "{" in entry.path)
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
-
-
-def canonical(path: str) -> str:
-    """The path of the table that a client means: a trailing slash, a doubled `/v1` or a missing one are no error."""
-    if path in _FIXED:
-        return path
-    path = re.sub(r"/{2,}", "/", path)
-    path = path.rstrip("/") or "/"
-    while path.startswith("/v1/v1/") or path == "/v1/v1":
-        path = path[3:]
-    bare = path.removeprefix("/v1") or "/"
-    return next((each for each in (path, "/v1" + path, bare) if each != "/" and entry_of(each)), path)
-
-
-def entry_of(path: str) -> Entry | None:
-    """The line of the table for a canonical path."""
-    return _FIXED.get(path) or next((entry for entry in _OPEN if entry.takes(path)), None)
 
 
 class Record:
@@ -326,6 +142,31 @@ class Dispatch:
         await response(scope, receive, send)
 
 
+async def answer_inside(app: Starlette, front: Front, path: str, body: bytes) -> tuple[int, bytes]:
+    """A request of the server to itself: status and body of the answer. It needs no key."""
+    asked, status, parts = False, 500, []
+
+    async def receive() -> Message:
+        nonlocal asked
+        if asked:
+            await asyncio.Event().wait()  # this client stays
+        asked = True
+        return {"type": "http.request", "body": body}
+
+    async def send(message: Message) -> None:
+        nonlocal status
+        if message["type"] == "http.response.start":
+            status = message["status"]
+        else:
+            parts.append(message.get("body", b""))
+
+    scope: Scope = {
+        "type": "http", "method": "POST", "path": path, "query_string": b"", "headers": [], "app": app,
+    }  # fmt: skip
+    await Record(Dispatch(app), front)(scope, receive, send)
+    return status, b"".join(parts)
+
+
 def build_app(front: Front, keys: Keys) -> Starlette:
     """The ASGI application of one front."""
 
@@ -334,7 +175,9 @@ def build_app(front: Front, keys: Keys) -> Starlette:
         task = None
         if not front.config.disable_log_stats:
             task = asyncio.create_task(measured.log_statistics(front.metrics, front.llm), name="octavo-statistics")
+        app.state.batches.resume()
         yield
+        await app.state.batches.stop()
         if task is not None:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -352,4 +195,7 @@ def build_app(front: Front, keys: Keys) -> Starlette:
     app.state.front = front
     app.state.keys = keys
     app.state.responses = ResponseStore()
+    state = front.shelf.engine.state_path
+    app.state.files = FileStore(state / "files")
+    app.state.batches = Batches(state / "batches", app.state.files, functools.partial(answer_inside, app, front))
     return app

@@ -1,6 +1,6 @@
 """Who asks: keys, compared in constant time, and browsers of other origins (CORS).
 
-Which routes are public stands in the table of routes (app.py); it knows no dialect.
+Which routes are public stands in the table of routes (routes.py); it knows no dialect.
 """
 
 from __future__ import annotations
