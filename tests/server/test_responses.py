@@ -87,6 +87,24 @@ def test_the_events_on_the_wire(live: Live) -> None:
     assert last["output"][0]["id"] == item and {"created_at", "model"} <= set(first)
 
 
+def test_a_stream_is_taken_up_again(live: Live) -> None:
+    """The events after those that were seen, as of a chat's stream."""
+    body = {**GREEDY, "input": HELLO, "stream": True}
+    whole = events(post(live, **body).text)
+    with httpx.stream("POST", f"{live.url}/v1/responses", json=body, timeout=60) as answer:
+        seen, text = 0, ""
+        for piece in answer.iter_text():
+            text += piece
+            seen = text.count("\n\n")
+            if seen > 5:
+                break
+    blocks = text.split("\n\n")[:seen]
+    id_ = json.loads(blocks[0].split("data: ")[1])["response"]["id"]
+    rest = events(httpx.get(f"{live.url}/v1/stream/{id_}", params={"from": seen}, timeout=60).text)
+    assert [event["sequence_number"] for event in rest] == list(range(seen, len(whole)))
+    assert rest[-1]["response"]["output"][0]["content"] == whole[-1]["response"]["output"][0]["content"]
+
+
 def test_log_probabilities(client: openai.OpenAI) -> None:
     asked: Any = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
     made: Any = client.responses.create(**GREEDY, input=HELLO, **asked)

@@ -68,9 +68,7 @@ def _ollama_ending(error: OctavoError) -> bytes:
 
 
 OPENAI = Dialect(_openai, _openai_ending, b": ping\n\n")
-ANTHROPIC = Dialect(
-    _anthropic, _anthropic_ending, b'event: ping\ndata: {"type": "ping"}\n\n', id_header=b"request-id"
-)  # fmt: skip
+ANTHROPIC = Dialect(_anthropic, _anthropic_ending, b": ping\n\n", id_header=b"request-id")
 OLLAMA = Dialect(_ollama, _ollama_ending, b"", "application/x-ndjson")
 
 

@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from octavo.server.submit import Answering
+from starlette.requests import Request
+
+from octavo.server.auth import caller
+from octavo.server.conversation import answer_headers
+from octavo.server.dialect import Dialect
+from octavo.server.sse import EventStream
+from octavo.server.submit import Answering, Front
 from octavo.text.events import Event
 
 
@@ -39,3 +45,14 @@ class Translated:
 
     def close(self) -> None:
         self._answering.close()
+
+    def pause(self) -> None:
+        self._answering.pause()
+
+    def stream(
+        self, front: Front, request: Request, id_: str, idle: Callable[[], bytes], dialect: Dialect
+    ) -> EventStream:
+        """The response, as events that may be taken up again under the answer's id (kept.py)."""
+        headers = answer_headers(front, self._answering)
+        reader, idle = front.kept.read(id_, self, caller(request.scope), idle)
+        return EventStream(reader, headers, front.config.sse_ping_interval, idle, dialect)

@@ -23,6 +23,7 @@ from octavo.server.translated import Translated
 from octavo.text.events import Delta, Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta
 
 _encode = msgspec.json.Encoder().encode
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 SIGNATURE = "octavo"  # of thinking: theirs is checked when it comes back, ours is not
 
 
@@ -36,8 +37,7 @@ async def messages(request: Request) -> Response | EventStream:
         answering = await converse(front, chat)
         shape = _Stream(front, answering)
         source = Translated(answering, shape.pieces, shape.last)
-        ping = front.config.sse_ping_interval
-        return EventStream(source, answer_headers(front, answering), ping, lambda: ANTHROPIC.ping, ANTHROPIC)
+        return source.stream(front, request, shape.message["id"], lambda: PING, ANTHROPIC)
     async with while_connected(request.receive):
         answering = await converse(front, chat)
         (choice,) = await gather(answering)
@@ -118,7 +118,7 @@ class _Stream:
     """One streamed answer: a block is open as long as the events are of its kind."""
 
     def __init__(self, front: Front, answering: Answering) -> None:
-        self._front = front
+        self.message = _message(front, answering)
         self._answering = answering
         self._begun = False
         self._index = -1  # of the open block, or of the last one
@@ -130,7 +130,8 @@ class _Stream:
         made = []
         if not self._begun:
             self._begun = True
-            made.append(_sse("message_start", {"message": _message(self._front, self._answering)}))
+            message = {**self.message, "usage": _usage(self._answering)}
+            made.append(_sse("message_start", {"message": message}))
         for event in events:
             if isinstance(event, Finished):
                 self._end = _end(str(event.reason), event.stop_reason)

@@ -44,10 +44,8 @@ async def responses(request: Request) -> Response | EventStream:
     if body.background:
         return _json(await made.begun())
     if body.stream:  # looks itself whether the client is there
-        answering = await made.answer()
-        source = Translated(answering, made.pieces, made.last)
-        headers = answer_headers(front, answering)
-        return EventStream(source, headers, front.config.sse_ping_interval, lambda: OPENAI.ping)
+        source = Translated(await made.answer(), made.pieces, made.last)
+        return source.stream(front, request, made.id, made.idle, OPENAI)
     async with while_connected(request.receive):
         answering = await made.answer()
         async for batch in flowing(answering):
@@ -169,11 +167,16 @@ class _Made:
 
     def pieces(self, prompt: int, events: list[Event]) -> list[bytes]:
         """Events of the stream."""
-        made = []
-        if not self._number:
-            for kind in ("response.created", "response.in_progress"):
-                made.append(self._event(kind, {"response": self._response}))
+        made = [] if self._number else [self._opening()]
         return made + [self._event(kind, fields) for kind, fields in self.items.take(events)]
+
+    def idle(self) -> bytes:
+        """Events that say that nothing is new."""
+        return self._event("response.in_progress", {"response": self._response}) if self._number else self._opening()
+
+    def _opening(self) -> bytes:
+        kinds = ("response.created", "response.in_progress")
+        return b"".join(self._event(kind, {"response": self._response}) for kind in kinds)
 
     def last(self) -> bytes:
         """The complete response. Also where it is incomplete: helpers of clients wait for this word."""

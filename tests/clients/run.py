@@ -1,0 +1,178 @@
+"""Real clients, unmodified, each in an environment of its own, against a live server of a real model.
+
+python3 dev clients [NAME ...]: installs what is not installed yet below ~/.cache/octavo-clients (OCTAVO_TEST_CLIENTS),
+runs the scripts of this folder, records in docs/clients.json what they told, and writes docs/clients.md from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.server.live import Live
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CACHE = Path(os.environ.get("OCTAVO_TEST_CLIENTS") or "~/.cache/octavo-clients").expanduser()
+RECORD, PAGE = ROOT / "docs" / "clients.json", ROOT / "docs" / "clients.md"
+MODEL = "smol"
+SECONDS = 600  # for one client's checks
+
+
+@dataclass(frozen=True)
+class Client:
+    """packages: what is installed; the versions of all of them are told. setting: how a user points it here."""
+
+    name: str
+    script: str
+    packages: tuple[str, ...]
+    setting: str
+
+    @property
+    def is_npm(self) -> bool:
+        return self.script.endswith(".mjs")
+
+
+BASE, BARE = "`base_url` …/v1", "`base_url` without /v1"
+CLIENTS = (
+    Client("openai (Python)", "py_openai.py", ("openai",), BASE),
+    Client("anthropic (Python)", "py_anthropic.py", ("anthropic",), BARE),
+    Client("ollama (Python)", "py_ollama.py", ("ollama",), "`OLLAMA_HOST`"),
+    Client("openai (npm)", "js_openai.mjs", ("openai",), "`baseURL` …/v1"),
+    Client("anthropic (npm)", "js_anthropic.mjs", ("@anthropic-ai/sdk",), "`baseURL` without /v1"),
+    Client("ollama (npm)", "js_ollama.mjs", ("ollama",), "`OLLAMA_HOST`"),
+    Client(
+        "AI SDK", "js_ai_sdk.mjs", ("ai", "@ai-sdk/openai-compatible", "@ai-sdk/openai", "@ai-sdk/anthropic"),
+        "`baseURL` …/v1, for all three providers",
+    ),
+    Client(
+        "LangChain", "py_langchain.py", ("langchain-openai", "langchain-ollama", "langchain-anthropic"),
+        "`base_url`: …/v1 for OpenAI, without it for the others",
+    ),
+    Client("LiteLLM", "py_litellm.py", ("litellm",), "`api_base`: …/v1 for openai and hosted_vllm, else without"),
+    Client("pydantic-ai", "py_pydantic_ai.py", ("pydantic-ai-slim[openai,anthropic]",), BASE),
+    Client(
+        "LlamaIndex", "py_llama_index.py", ("llama-index-llms-openai-like", "llama-index-llms-ollama"),
+        "`api_base` …/v1, `base_url` for Ollama",
+    ),
+    Client("llm", "py_llm.py", ("llm", "llm-ollama"), "`api_base` in extra-openai-models.yaml, `OLLAMA_HOST`"),
+    Client("instructor", "py_instructor.py", ("instructor", "openai"), BASE),
+)  # fmt: skip
+
+
+def main(names: list[str]) -> int:
+    """Run those that are named, or all; the exit code."""
+    chosen = [each for each in CLIENTS if not names or any(name.lower() in each.name.lower() for name in names)]
+    if not chosen:
+        sys.exit(f"no client is named so; there are {', '.join(each.name for each in CLIENTS)}")
+    record: dict[str, Any] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    wrong = 0
+    with tempfile.TemporaryDirectory() as state:
+        server = Live(Path(state), "--served-model-name", MODEL)
+        try:
+            for client in chosen:
+                print(f"clients: {client.name}", flush=True)
+                record[client.name] = told = examined(client, server.url)
+                wrong += sum(result != "ok" for result in told["checks"].values())
+                RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+                PAGE.write_text(page(record))
+        finally:
+            server.stop()
+    return 1 if wrong else 0
+
+
+def examined(client: Client, url: str) -> dict[str, Any]:
+    """Versions, and what each check told."""
+    folder = CACHE / client.script.partition(".")[0]
+    try:
+        command, versions = npm(client, folder) if client.is_npm else python(client, folder)
+    except subprocess.CalledProcessError as error:
+        why = (error.stderr or "").strip().splitlines()[-1:] or ["no reason told"]
+        return {"versions": {}, "checks": {"install": f"failed: {why[0][:200]}"}}
+    environment = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
+    environment |= {"OCTAVO_URL": url, "OCTAVO_MODEL": MODEL, "NO_PROXY": "127.0.0.1", "OPENAI_API_KEY": "none"}
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"versions": versions, "checks": {"script": f"failed: it took more than {SECONDS} s"}}
+    checks = {}
+    for line in done.stdout.splitlines():
+        word, _, rest = line.partition(" ")
+        name, _, why = rest.partition(": ")
+        if word in ("ok", "failed") and name:
+            checks[name] = "ok" if word == "ok" else f"failed: {why}"
+            print(f"  {line}", flush=True)
+    if done.returncode or not checks:
+        checks["script"] = f"failed: exit {done.returncode}"
+        print(done.stderr[-2000:], file=sys.stderr, flush=True)
+    return {"versions": versions, "checks": checks}
+
+
+def python(client: Client, folder: Path) -> tuple[list[str], dict[str, str]]:
+    """A virtual environment of its own: the command, and versions."""
+    interpreter = folder / "bin" / "python"
+    if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, with_pip=True)
+        pip = [str(interpreter), "-m", "pip", "--disable-pip-version-check", "install", "-q", *client.packages]
+        subprocess.run(pip, check=True, capture_output=True, text=True)
+        (folder / "complete").touch()
+    bare = [package.partition("[")[0] for package in client.packages]
+    ask = "import importlib.metadata as m, json, sys; print(json.dumps({n: m.version(n) for n in sys.argv[1:]}))"
+    told = subprocess.run([interpreter, "-c", ask, *bare], check=True, capture_output=True, text=True)
+    return [str(interpreter), str(HERE / client.script)], json.loads(told.stdout)
+
+
+def npm(client: Client, folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The same for npm; scripts are copied beside the packages, where their imports look."""
+    if not (folder / "complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "package.json").write_text('{"private": true, "type": "module"}')
+        words = ["npm", "install", "--no-audit", "--no-fund", "--silent", *client.packages]
+        subprocess.run(words, cwd=folder, check=True, capture_output=True, text=True)
+        (folder / "complete").touch()
+    for name in (client.script, "checks.mjs"):
+        shutil.copy(HERE / name, folder / name)
+    versions = {
+        name: json.loads((folder / "node_modules" / name / "package.json").read_text())["version"]
+        for name in client.packages
+    }
+    return ["node", client.script], versions
+
+
+def page(record: dict[str, Any]) -> str:
+    """docs/clients.md."""
+    lines = [
+        "# Clients", "",
+        "Made by `python3 dev clients`: unmodified clients against `octavo serve` with SmolLM2-135M-Instruct, each in",
+        "an environment of its own. What each check does stands in tests/clients/.", "",
+        "| client | versions | point it here by | checks | result |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    faults = []
+    for client in CLIENTS:
+        told = record.get(client.name)
+        if told is None:
+            continue
+        versions = ", ".join(f"{name} {version}" for name, version in told["versions"].items())
+        good = sum(result == "ok" for result in told["checks"].values())
+        names = ", ".join(f"`{name}`" for name in told["checks"])
+        lines.append(f"| {client.name} | {versions} | {client.setting} | {names} | {good} of {len(told['checks'])} |")
+        faults += [f"- {client.name}, `{name}`: {result}" for name, result in told["checks"].items() if result != "ok"]
+    if faults:
+        lines += ["", "What fails:", "", *faults]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
