@@ -64,7 +64,8 @@ def test_a_stream_and_the_helper(client: openai.OpenAI) -> None:
     with client.responses.stream(**GREEDY, input=HELLO) as stream:
         text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
         final = stream.get_final_response()
-    assert text == final.output_text == whole.output_text and final.usage == whole.usage
+    assert text == final.output_text == whole.output_text
+    assert final.usage and whole.usage and final.usage.output_tokens == whole.usage.output_tokens == 16
 
 
 def test_the_events_on_the_wire(live: Live) -> None:
