@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,16 @@ READY = re.compile(r"Ready: (\S+)")
 class Live:
     """`octavo serve` on a free port; its standard error is kept in `lines`."""
 
-    def __init__(self, folder: Path, *flags: str, model: Path | None = None) -> None:
-        """model: another one than SmolLM2, in its own sizes."""
+    def __init__(
+        self, folder: Path, *flags: str, model: Path | None = None, program: Sequence[str] = ("octavo.cli.main",)
+    ) -> None:
+        """model: another one than SmolLM2, in its own sizes. program: the module that is run, and what stands before
+        the command."""
         self.lines: list[str] = []
         self._ready = threading.Event()
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OCTAVO_ARG", "OMP_NUM"))}
         environment["OCTAVO_STATE"] = str(folder)
-        command = [sys.executable, "-m", "octavo.cli.main", "serve", str(model or real.smollm2()), "--port", "0"]
+        command = [sys.executable, "-m", *program, "serve", str(model or real.smollm2()), "--port", "0"]
         sizes = [] if model else ["--max-model-len", str(CONTEXT), "--kv-cache-memory", "512MiB"]
         self.process = subprocess.Popen(
             [*command, *sizes, *flags], stderr=subprocess.PIPE, env=environment, text=True, bufsize=1

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,81 +14,10 @@ import psutil
 import pytest
 
 from tests.server.live import Live, error_of
+from tests.server.streams import all_streams, bodies
 
-CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
-
-
-def bodies(count: int) -> list[tuple[str, dict[str, Any]]]:
-    """Streams of every kind, each with a seed."""
-    kinds: list[tuple[str, dict[str, Any]]] = [
-        (CHAT, {"messages": [{"role": "user", "content": "Tell me a story about a fox."}], "temperature": 0.8}),
-        (CHAT, {"messages": [{"role": "user", "content": "Count to twenty."}], "logprobs": True, "top_logprobs": 3}),
-        (TEXT, {"prompt": "The three largest cities are", "n": 2, "temperature": 1.0}),
-        (TEXT, {"prompt": "Once upon a time", "frequency_penalty": 0.7, "repetition_penalty": 1.2, "temperature": 0.9}),
-        (TEXT, {"prompt": "a b c d e f g", "stop": [" the ", "q", "\n\n"], "temperature": 1.3}),
-        (TEXT, {"prompt": "1, 2, 3,", "logprobs": 2, "echo": True, "temperature": 0.7}),
-        (TEXT, {"prompt": "def main():", "mirostat": 2, "mirostat_tau": 4.0, "temperature": 1.0}),
-        (
-            TEXT,
-            {"prompt": "In the beginning", "dry_multiplier": 0.8, "min_tokens": 20, "best_of": 3, "temperature": 1.1},
-        ),
-        (TEXT, {"prompt": ["Red, green", "One, two"], "xtc_probability": 0.5, "temperature": 1.0}),
-    ]
-    made = []
-    for number in range(count):
-        path, body = kinds[number % len(kinds)]
-        more = {"max_tokens": 40 + 7 * (number % 11), "seed": 500 + number, "stream": True}
-        more["stream_options"] = {"include_usage": True}
-        made.append((path, {**body, **more}))
-    return made
-
-
-def read(live: Live, path: str, body: dict[str, Any], begun: threading.Semaphore | None = None) -> list[Any]:
-    """The events of a stream, without what depends on the moment."""
-    found = []
-    with httpx.stream("POST", live.url + path, json=body, timeout=120) as response:
-        assert response.status_code == 200, response.read()
-        for line in response.iter_lines():
-            if line.startswith("data: {"):
-                event = json.loads(line[6:])
-                if begun is not None:
-                    begun.release()
-                    begun = None
-                found.append(event)
-    assert line == "data: [DONE]" or not line
-    for event in found:
-        for key in ("id", "created", "timings"):
-            event.pop(key, None)
-        if usage := event.get("usage"):
-            del usage["prompt_tokens_details"]  # what a cache held
-    return found
-
-
-def text_of(events: list[Any]) -> dict[int, list[Any]]:
-    """What a stream says of each choice, whatever pieces it came in."""
-    made: dict[int, list[Any]] = {}
-    for event in events:
-        assert "error" not in event, event
-        for choice in event["choices"]:
-            text, logprobs, rest = made.setdefault(choice["index"], ["", [], []])
-            delta = choice.get("delta", {})
-            piece = choice.get("text") or delta.get("content") or ""
-            more = choice.get("logprobs")
-            made[choice["index"]] = [text + piece, logprobs + ([more] if more else []), rest or choice["finish_reason"]]
-    return made
-
-
-def all_streams(live: Live, wanted: list[tuple[str, dict[str, Any]]], between: Any = None) -> list[Any]:
-    """All at once; `between` is called when half of them have begun."""
-    begun = threading.Semaphore(0)
-    with ThreadPoolExecutor(len(wanted)) as pool:
-        running = [pool.submit(read, live, path, body, begun) for path, body in wanted]
-        if between is not None:
-            for _ in range(len(wanted) // 2):
-                assert begun.acquire(timeout=60)
-            between()
-        found = [each.result() for each in running]
-    return [(text_of(events), events[-1]["usage"]) for events in found]
+COUNT = 26  # two of each kind
+POISON = 666
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +29,7 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 @pytest.fixture(scope="module")
 def undisturbed(mortal: Live) -> list[Any]:
-    return all_streams(mortal, bodies(18))
+    return all_streams(mortal.url, bodies(COUNT))
 
 
 def settled(live: Live) -> None:
@@ -130,7 +56,7 @@ def test_killed_under_mixed_streams(mortal: Live, undisturbed: list[Any]) -> Non
                 assert old.is_running() or time.monotonic() < end
             assert time.monotonic() < end
 
-    assert all_streams(mortal, bodies(18), kill) == undisturbed
+    assert all_streams(mortal.url, bodies(COUNT), kill) == undisturbed
     settled(mortal)
     assert mortal.engine().pid != old.pid and mortal.metric("engine_restarts_total") == 1
     assert "crash report: " in mortal.log
@@ -139,34 +65,56 @@ def test_killed_under_mixed_streams(mortal: Live, undisturbed: list[Any]) -> Non
 def test_stopped_under_mixed_streams(mortal: Live, undisturbed: list[Any]) -> None:
     """An engine that stands still is killed; what is left of it does not come back to life."""
     old = mortal.engine()
-    assert all_streams(mortal, bodies(18), lambda: old.send_signal(signal.SIGSTOP)) == undisturbed
+    assert all_streams(mortal.url, bodies(COUNT), lambda: old.send_signal(signal.SIGSTOP)) == undisturbed
     assert not psutil.pid_exists(old.pid)
     settled(mortal)
 
 
-def test_no_orphans(tmp_path: Path) -> None:
-    """The front is killed under streams: in 2 s nothing is left of it."""
-    live = Live(tmp_path)
-    children = psutil.Process(live.process.pid).children(recursive=True)
-    assert children
-    live.process.kill()
-    live.wait()
-    _, alive = psutil.wait_procs(children, timeout=2.0)
-    assert not alive
+def test_a_poisonous_request_among_others(tmp_path: Path) -> None:
+    """Only it is refused, in its dialect's shape, and again at once when it is repeated; the server lives on."""
+    live = Live(tmp_path, program=("tests.server.faulty", json.dumps({"poison": POISON, "after": 6})))
+    wanted = bodies(8)
+    whole = all_streams(live.url, wanted)
+    body = {"model": "default", "prompt": "Hello", "options": {"num_predict": 40, "seed": POISON}, "stream": False}
+    refused: list[httpx.Response] = []
+
+    def poison() -> None:
+        refused.append(httpx.post(f"{live.url}/api/generate", json=body, timeout=120))
+
+    assert all_streams(live.url, wanted, poison) == whole
+    (answer,) = refused
+    assert answer.status_code == 500 and "ended the engine" in answer.json()["error"]
+    deaths = live.log.count("the engine died: signal 11")
+    assert 2 <= deaths <= 5 and live.metric("engine_restarts_total") == deaths
+    again = httpx.post(f"{live.url}/api/generate", json=body, timeout=120)
+    assert again.status_code == 500 and "known to end the engine" in again.json()["error"]
+    assert live.log.count("the engine died") == deaths
+    settled(live)
+    assert live.stop() == 0
 
 
-def test_too_many_deaths(tmp_path: Path) -> None:
-    """The sixth within ten minutes ends the server with exit code 6."""
+def test_clients_hear_comments_while_the_engine_is_away(tmp_path: Path) -> None:
+    live = Live(tmp_path, "--sse-ping-interval", "0.2")
+    body = {"prompt": "Once", "max_tokens": 300, "ignore_eos": True, "stream": True}
+    lines = []
+    with httpx.stream("POST", f"{live.url}/v1/completions", json=body, timeout=60) as response:
+        for line in response.iter_lines():
+            lines.append(line)
+            if len(lines) == 20:
+                live.engine().send_signal(signal.SIGSTOP)
+    assert lines.count(": ping") >= 5 and "data: [DONE]" in lines[-2:]
+    assert live.stop() == 0
+
+
+def test_a_drain_outlives_the_engine(tmp_path: Path) -> None:
+    """SIGTERM, then the engine's death: what was open is finished all the same, exit code 0."""
     live = Live(tmp_path)
-    for death in range(1, 7):
-        end = time.monotonic() + 30
-        while httpx.get(f"{live.url}/health").status_code != 200:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+    wanted = bodies(6)
+    whole = all_streams(live.url, wanted)
+
+    def end() -> None:
+        live.process.send_signal(signal.SIGTERM)
         live.engine().send_signal(signal.SIGKILL)
-        while live.log.count("the engine died: ") < death:
-            assert time.monotonic() < end
-            time.sleep(0.02)
-    assert live.wait() == 6
-    assert "died 6 times" in live.log
-    assert len(os.listdir(tmp_path / "crashes")) == 6
+
+    assert all_streams(live.url, wanted, end) == whole
+    assert live.wait() == 0 and "Draining: " in live.log

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
 
@@ -390,5 +390,6 @@ class EngineClient:
 
 
 def _asked(request: Request) -> bytes:
-    """A digest of what a request asks; ids, seeds and tenants are not part of it."""
-    return blake2b(msgspec.msgpack.encode((request.prompt_ids, request.params)), digest_size=16).digest()
+    """A digest of what a request asks; names, seeds and tenants are not part of it."""
+    params = replace(request.params, seed=None)
+    return blake2b(msgspec.msgpack.encode((request.prompt_ids, params)), digest_size=16).digest()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -71,7 +70,6 @@ class Supervisor:
         self.deaths: deque[float] = deque()  # monotonic seconds, within the window
         self.restarts = 0
         self._pinned: Mapping[str, Mapping[str, Any]] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="octavo-"))  # mode 0700
         self._epoch = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._flight: FlightRecord | None = None
@@ -116,7 +114,6 @@ class Supervisor:
         if self._flight is not None:
             self._flight.request_stop()  # in the midst of a step as well
         await self._bury(timeout)
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     # One engine
 
@@ -125,7 +122,17 @@ class Supervisor:
         self._epoch += 1
         self._flight = FlightRecord(self.engine.max_members)
         self._stack = os.memfd_create("octavo-stack", os.MFD_CLOEXEC)
-        path = self._folder / f"engine-{self._epoch}.sock"
+        # Needed until the two are connected: a front that is killed leaves nothing behind.
+        with tempfile.TemporaryDirectory(prefix="octavo-", ignore_cleanup_errors=True) as folder:  # mode 0700
+            link = await self._connect(self._spawn(Path(folder) / "engine.sock"))
+        self._alarm.clear()
+        self._last_words = ""
+        await self._attach(link)
+        self._last_look = (self._flight.progress, time.monotonic(), 0.0)
+
+    def _spawn(self, path: Path) -> Path:
+        """Make the process, which will listen there."""
+        assert self._flight is not None
         engine = self.engine
         options = {**engine.options, **{name: {**engine.options[name], **v} for name, v in self._pinned.items()}}
         boot = Boot(
@@ -143,11 +150,7 @@ class Supervisor:
         with contextlib.suppress(BrokenPipeError):  # it died at once: _connect sees that
             self._process.stdin.write(msgspec.json.encode(boot))
             self._process.stdin.close()
-        link = await self._connect(path)
-        self._alarm.clear()
-        self._last_words = ""
-        await self._attach(link)
-        self._last_look = (self._flight.progress, time.monotonic(), 0.0)
+        return path
 
     async def _connect(self, path: Path) -> SocketLink:
         assert self._process is not None and self._flight is not None

@@ -1,0 +1,130 @@
+"""Streams of every kind and dialect, and what they say: the text, logprobs, end and usage of each choice, whatever
+pieces they came in."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+CHAT, TEXT, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
+Body = tuple[str, dict[str, Any]]
+FOX = [{"role": "user", "content": "Tell me a story about a fox."}]
+COUNT = [{"role": "user", "content": "Count to twenty."}]
+KINDS: tuple[Body, ...] = (
+    (CHAT, {"messages": FOX, "temperature": 0.8}),
+    (CHAT, {"messages": COUNT, "logprobs": True, "top_logprobs": 3}),
+    (TEXT, {"prompt": "The three largest cities are", "n": 2, "temperature": 1.0}),
+    (TEXT, {"prompt": "Once upon a time", "frequency_penalty": 0.7, "repetition_penalty": 1.2, "temperature": 0.9}),
+    (TEXT, {"prompt": "a b c d e f g", "stop": [" the ", "q", "\n\n"], "temperature": 1.3}),
+    (TEXT, {"prompt": "1, 2, 3,", "logprobs": 2, "echo": True, "temperature": 0.7}),
+    (TEXT, {"prompt": "def main():", "mirostat": 2, "mirostat_tau": 4.0, "temperature": 1.0}),
+    (TEXT, {"prompt": "In the beginning", "dry_multiplier": 0.8, "min_tokens": 20, "best_of": 3}),
+    (TEXT, {"prompt": ["Red, green", "One, two"], "xtc_probability": 0.5, "temperature": 1.0}),
+    (MESSAGES, {"messages": FOX, "temperature": 0.0, "stop_sequences": ["zebra"]}),  # that API has no seed
+    ("/api/chat", {"messages": COUNT, "options": {"temperature": 0.8}}),
+    ("/api/generate", {"prompt": "The sea is", "options": {"temperature": 0.8, "top_k": 30}}),
+    ("/completion", {"prompt": "Rain falls", "temperature": 0.9}),
+)
+
+
+def bodies(count: int, tokens: int = 40) -> list[Body]:
+    """So many streams, each with a seed and from `tokens` to 2 * tokens tokens."""
+    made = []
+    for number in range(count):
+        path, body = KINDS[number % len(KINDS)]
+        most, seed = tokens + number * 7 % tokens, 500 + number
+        if path.startswith("/api/"):
+            body = {**body, "model": "default", "options": {**body["options"], "num_predict": most, "seed": seed}}
+        elif path == "/completion":
+            body = {**body, "n_predict": most, "seed": seed}
+        elif path == MESSAGES:
+            body = {**body, "model": "default", "max_tokens": most}
+        else:
+            body = {**body, "max_tokens": most, "seed": seed, "stream_options": {"include_usage": True}}
+        made.append((path, {**body, "stream": True}))
+    return made
+
+
+def read(url: str, path: str, body: dict[str, Any], begun: Callable[[], object] = lambda: None) -> dict[Any, Any]:
+    """What a stream says. begun: called when something has come. AssertionError if it breaks off."""
+    events = []
+    with httpx.stream("POST", url + path, json=body, timeout=600) as response:
+        assert response.status_code == 200, response.read()
+        for line in response.iter_lines():
+            data = line.removeprefix("data: ") if line.startswith("data: ") else line
+            if data.startswith("{"):
+                events.append(json.loads(data))
+                begun()
+                begun = lambda: None  # noqa: E731
+    assert not any("error" in event for event in events), events[-1]
+    return told(path, events)
+
+
+def told(path: str, events: Sequence[dict[str, Any]]) -> dict[Any, Any]:
+    """Text, logprobs, end and usage of a stream's events."""
+    made: dict[Any, Any] = {}
+    for event in events:
+        for index, piece, logprobs, end in _pieces(path, event):
+            text, before, ended = made.get(index, ("", (), None))
+            made[index] = (text + piece, (*before, *logprobs), end or ended)
+        usage = event.get("usage") or {}
+        if "completion_tokens" in usage or "output_tokens" in usage:
+            made["usage"] = [usage.get(key) for key in ("prompt_tokens", "completion_tokens", "output_tokens")]
+        if event.get("done") or event.get("stop") is True:
+            made["usage"] = [event.get(key) for key in ("eval_count", "prompt_eval_count", "tokens_predicted")]
+    ends = [value[2] for key, value in made.items() if key != "usage"]
+    assert ends and all(ends) and made["usage"], f"{path} broke off: {events[-1:]}"
+    return made
+
+
+def _pieces(path: str, event: dict[str, Any]) -> list[tuple[int, str, list[Any], Any]]:
+    """(choice, text, logprobs, end) of an event."""
+    if path == MESSAGES:
+        delta = event.get("delta", {})
+        return [(0, delta.get("text", ""), [], delta.get("stop_reason"))]
+    if path.startswith("/api/"):
+        text = event.get("response") or event.get("message", {}).get("content") or ""
+        return [(0, text, [], event.get("done_reason"))]
+    if path == "/completion":
+        return [(event.get("index", 0), event.get("content", ""), [], event.get("stop_type"))]
+    found = []
+    for choice in event["choices"]:
+        piece = choice.get("text") or choice.get("delta", {}).get("content") or ""
+        logprobs = choice.get("logprobs") or {}
+        end = choice["finish_reason"] and (choice["finish_reason"], choice.get("stop_reason"))
+        found.append((choice["index"], piece, _each_token(logprobs), end))
+    return found
+
+
+def _each_token(logprobs: dict[str, Any]) -> list[Any]:
+    """Logprobs in either shape, a value for each token."""
+    if "content" in logprobs:
+        return list(logprobs["content"])
+    keys = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+    return list(zip(*(logprobs[key] for key in keys), strict=True)) if logprobs else []
+
+
+def all_streams(url: str, wanted: Sequence[Body], between: Callable[[], object] | None = None) -> list[Any]:
+    """All at once; `between` is called when half of them have begun. An AssertionError stands for a stream that was
+    lost."""
+    begun = threading.Semaphore(0)
+
+    def one(path: str, body: dict[str, Any]) -> Any:
+        try:
+            return read(url, path, body, begun.release)
+        except (AssertionError, httpx.HTTPError) as error:
+            begun.release()
+            return error
+
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        running = [pool.submit(one, path, body) for path, body in wanted]
+        if between is not None:
+            for _ in range(len(wanted) // 2):
+                assert begun.acquire(timeout=120)
+            between()
+        return [each.result() for each in running]
