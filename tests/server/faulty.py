@@ -41,12 +41,15 @@ class PoisonedRunner:
 
 
 def set_up(options: Mapping[str, Any]) -> EngineSetup:
-    """The real engine with that runner."""
+    """The real engine with that runner. run_ahead: most decode steps in a native call."""
     from octavo.engine.startup import set_up_from
 
     made = set_up_from(options)
-    runner = PoisonedRunner(made.runner, options["poison"], options["after"])
-    return replace(made, runner=runner)
+    if "run_ahead" in options:
+        made = replace(made, scheduler=replace(made.scheduler, run_ahead=options["run_ahead"]))
+    if "poison" in options:
+        made = replace(made, runner=PoisonedRunner(made.runner, options["poison"], options["after"]))
+    return made
 
 
 def main() -> None:
