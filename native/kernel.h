@@ -1,8 +1,8 @@
 // What a kernel sees. Included by every kernel of every ISA variant and by the tape; knows nothing of Python.
 //
 // A kernel is one node of a Program. It is called on every thread of the team at the same time, does its share, and
-// returns; the tape puts a barrier after it. It takes its units of work through take() or take_one() alone, in at most two
-// sections with a meet() in between: threads that are late for a node find its units taken by others, or never enter it.
+// returns; the tape puts a barrier after it. It takes its units of work through take() or take_one() alone, in at most
+// kSections sections with a meet() after each but the last: threads that are late for a node find its units taken by others, or never enter it.
 // So a kernel never waits for a thread by its number, and no bit may depend on who does a unit.
 // Arguments are int64: immediates, addresses (already resolved and checked against their buffers at load) or indices into
 // run.dims. Floats travel as the bits of a float in the low 32 bits (see float_arg). Sub-operations (prologues, epilogues)
@@ -48,6 +48,7 @@ static constexpr i64 kv_head_bytes(i64 head_dim, i64 dtype) {
 constexpr int kTile = 32;    // keys of an attention tile, aligned to position 0
 constexpr int kSplit = 256;  // keys of a split; splits start from nothing and merge ascending
 
+constexpr int kSections = 3;  // of a node
 // What the threads of a node share about a section of it; all 0 when the node starts.
 struct alignas(64) Section {
   i64 next;  // first unit that nobody took
@@ -72,9 +73,9 @@ struct Tuning {
 struct Run {
   int thread, threads;  // of those that share this node: all of the team, or as few as it is worth (tuning.h)
   void* team;
-  // Returns when all units of section 0 are done, and their memory is seen. Every thread of the node calls it.
-  void (*meet)(const Run& run, i64 units);
-  Section* sections;  // [2]
+  // Returns when all units of a section are done, and their memory is seen. Every thread of the node calls it.
+  void (*meet)(const Run& run, int section, i64 units);
+  Section* sections;  // [kSections]
   bool taking;        // units are taken piece by piece, since some thread is late; else they are divided evenly
   uint8_t* scratch;  // this thread's own, 64-byte aligned
   i64 scratch_bytes;
@@ -223,6 +224,15 @@ struct Variant {
 //              11 number of epilogue ops, then each {TileFn, n, args...}; tile = one row block x the heads of one kv head,
 //              col0 = first column of those heads in [heads * head_dim]
 // "rows"       0 rows[dim] 1 K 2 src ptr f32 3 src_ld 4 number of ops, then each {TileFn, n, args...}; tile = whole rows
+// "moe"        0 rows[dim] 1 logits ptr f32 2 logits_ld 3 experts 4 chosen (experts of a row) 5 their weights: a softmax over
+//              0 the chosen, 1 all logits 6 share_rows (as of linear, of the choosing) 7 routes ptr: int32 ids [rows][chosen],
+//              ascending in a row, then float weights [rows][chosen] 8 block (pairs of an expert that go together at most)
+//              9 active ptr int64: how many experts have rows; then two stages, each: acts ptr, acts kind, K, columns of a
+//              weight, number of weights, each {ptr, Format ptr, bias ptr f32 [experts][columns] or 0}, number of ops, then
+//              each {TileFn, n, args...}. Experts of a weight lie one after the other, ceil(columns / 32) panels each.
+//              Pairs are (row, expert) in the order of experts, rows ascending. Stage 1: acts are the rows', the tile pairs x
+//              columns (of two weights as in linear; the first op joins them); its ops leave the acts of stage 2. Stage 2:
+//              acts are the pairs', the tile rows x columns of the sum over a row's experts. 0 weights: it is left out.
 // "sample"     0 logits ptr f32 [chunk rows][ld] 1 ld 2 vocabulary 3 workspace ptr 4 workspace bytes 5 rows[dim] of the chunk
 //              result row of chunk row i: header.result_first + header.logit_first + i
 // NAME.ahead, where it exists: called before the barrier in front of node NAME with its arguments; it may prefetch.
@@ -232,6 +242,8 @@ struct Variant {
 //        "tile.kv_write"  0 group 1 layer 2 which (0: K, 1: V); tile columns are whole heads
 //        "tile.store"     0 ptr f32 1 ld        "tile.add"  0 residual ptr f32 1 ld 2 out ptr f32 3 ld (may be the same)
 //        "tile.silu_mul"  tile [gate | up] -> gate * sigmoid(gate) * up, cols halves
+//        "tile.clamped_swiglu" 0 alpha f 1 limit f: the same with gate at most and up within limit: gate * sigmoid(alpha * gate) *
+//                         (up + 1)
 //        "tile.gelu_mul"  the same with gelu, in its form with tanh; "tile.gelu" of a tile alone, "tile.gelu_erf" exact
 //        "tile.scale"     0 factor f           "tile.softcap" 0 cap f: cap * tanh(x / cap)
 //        "tile.head_norm" 0 weight ptr f32 [size] 1 eps f 2 size: rms_norm of every `size` columns; "tile.rms_norm" is the same

@@ -97,10 +97,10 @@ struct Pass {
     return some == 0 ? 0 : keys * rows / some;
   }
 
-  static void meet_nobody(const Run&, i64) {}
-  static void meet_divided(const Run& run, i64) { static_cast<Team*>(run.team)->barrier(run.thread); }
-  static void meet_taking(const Run& run, i64 units) {
-    static_cast<Team*>(run.team)->wait_done(run.thread, run.sections[0].done, units);
+  static void meet_nobody(const Run&, int, i64) {}
+  static void meet_divided(const Run& run, int, i64) { static_cast<Team*>(run.team)->barrier(run.thread); }
+  static void meet_taking(const Run& run, int section, i64 units) {
+    static_cast<Team*>(run.team)->wait_done(run.thread, run.sections[section].done, units);
   }
 
   // To the next node; false at the end of the tape, or when the control page says stop.
@@ -112,7 +112,7 @@ struct Pass {
       machine.times_[static_cast<size_t>(program)][at_node] += now - begun;
       begun = now;
     }
-    sections[0] = sections[1] = Section{};
+    for (Section& section : sections) section = Section{};
     stopped = stopped || control.stop != 0;
     if (stopped) return false;
     if (program >= 0) {
@@ -187,7 +187,7 @@ struct Pass {
       for (i64 i = share.begin; i < share.end; i++)
         std::memset(page(i / zeros, m.step_.zero_page[i % zeros]), 0, bytes(i / zeros));
     }
-    run.meet(run, zeros * pools);
+    run.meet(run, 0, zeros * pools);
     for (Share share; take(run, 1, copies * pools, share);) {
       for (i64 i = share.begin; i < share.end; i++) {
         const int32_t* pair = m.step_.copy_page + 2 * (i % copies);
@@ -266,7 +266,7 @@ struct Pass {
   const LoadedNode* node = nullptr;
   LoadedNode pages_node{};
   i64 dims[kMaxDims] = {};
-  Section sections[2] = {};
+  Section sections[kSections] = {};
   size_t at = 0, at_node = 0, loop_start = 0;
   i64 program = -1, chunk_first = 0, loop_index = 0, begun = 0;
   bool in_head = false, leave = false;

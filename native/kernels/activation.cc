@@ -55,6 +55,23 @@ static void gated(const i64*, const Run&, Tile& tile) {
   tile.cols = half;
 }
 
+// 0 alpha f 1 limit f. gate * sigmoid(alpha * gate) * (up + 1), the gate at most and up within the limit. NaN stays NaN.
+static void clamped_swiglu(const i64* args, const Run&, Tile& tile) {
+  const i64 half = tile.cols / 2;
+  const F slope = set1(-float_arg(args[0])), high = set1(float_arg(args[1])), low = neg(high), one = set1(1.0f);
+  for (i64 r = 0; r < tile.rows; r++) {
+    float* gate = tile.data + r * tile.ld;
+    const float* up = gate + half;
+    for (i64 c = 0; c < half; c += 16) {
+      const i64 n = half - c;
+      const F g = min(high, load_n(gate + c, n)), u = max(low, min(high, load_n(up + c, n)));
+      const F swish = div(g, add(one, exp(mul(g, slope))));
+      store_n(gate + c, mul(swish, add(u, one)), n);
+    }
+  }
+  tile.cols = half;
+}
+
 template <class Fn>
 static inline void each_element(Tile& tile, const Fn& fn) {
   for (i64 r = 0; r < tile.rows; r++) {
@@ -92,6 +109,7 @@ static void softcap(const i64* args, const Run&, Tile& tile) {
 }  // namespace
 
 OCTAVO_ENTRIES(activation, {"tile.silu_mul", OCTAVO_FN(gated<Silu>)}, {"tile.gelu_mul", OCTAVO_FN(gated<GeluTanh>)},
+               {"tile.clamped_swiglu", OCTAVO_FN(clamped_swiglu)},
                {"tile.gelu", OCTAVO_FN(gelu)}, {"tile.gelu_erf", OCTAVO_FN(gelu_erf)},
                {"tile.scale", OCTAVO_FN(scale)}, {"tile.softcap", OCTAVO_FN(softcap)})
 OCTAVO_END

@@ -329,7 +329,7 @@ static void split_items(const Work& w, const Buffers& m, int splits) {
     const Partial out = partial_at(w, i);
     if (!one_split<KIND>(w, b, head, b.first_split() + s, m, a, out)) nothing(out, w.queries(b), w.group.head_dim);
   }
-  w.run.meet(w.run, shares);
+  w.run.meet(w.run, 0, shares);
   for (Share one; take_one(w.run, 1, w.items(), one);) {
     const i64 item = one.begin;
     const Block& b = w.block_of(item);

@@ -12,6 +12,7 @@
 // (best) and from 108.9 to 105.7 (median), from 119 to 110 in a slower state of the host (memory reads faster in it and a line
 // of the other thread's is dear, as if they were on two chiplets); the 1.5B from 1,112 and 1,138 to 1,089 and 1,105. 128 rows: no
 // difference. Prefetching the rows of the next tile: 0 to 1 %, dropped.
+#include "inlined.h"
 #include "quantize_row.h"
 
 OCTAVO_BEGIN
@@ -21,10 +22,6 @@ namespace {
 constexpr i64 kTileFloats = 16384;
 // 32 lines: what a core has in flight; the tile's own prefetches go on from there. 8 KiB: no difference on SmolLM2.
 constexpr i64 kAheadBytes = 2048;
-
-inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
-inline i64 most(i64 a, i64 b) { return a > b ? a : b; }
-inline i64 whole(i64 n, i64 unit) { return (n + unit - 1) / unit * unit; }
 
 // How the work is cut into items: units of columns x parts of rows.
 struct Division {
@@ -40,18 +37,6 @@ constexpr i64 kOwnRows = 96;
 inline Division divide(i64 units, i64 rows, i64 threads) {
   if (rows >= kOwnRows * threads) return {units, threads, true};
   return {units, rows < 32 ? 1 : least(rows / 16, 4), false};
-}
-
-// A list of ops: count, then {function, n, args...}.
-struct Ops {
-  i64 count;
-  const i64* first;
-};
-inline Ops take_ops(const i64*& at) {
-  const Ops ops = {at[0], at + 1};
-  at++;
-  for (i64 i = 0; i < ops.count; i++) at += 2 + at[1];
-  return ops;
 }
 
 struct Weight {
@@ -97,10 +82,9 @@ void prepare(const Phase& phase, const Run& run, i64 first, i64 last, uint8_t* a
     }
     float* to = phase.quantized ? x : reinterpret_cast<float*>(row);
     for (i64 k = 0; k < phase.K; k++) to[k] = src[k];
-    const i64* op = phase.prologue.first;
-    for (i64 i = 0; i < phase.prologue.count; i++, op += 2 + op[1]) {
-      reinterpret_cast<RowFn>(op[0])(op + 2, run, r, to, phase.K);
-    }
+    each_op(phase.prologue, [&](i64 function, const i64* args) {
+      reinterpret_cast<RowFn>(function)(args, run, r, to, phase.K);
+    });
     if (phase.quantized) quantize_row(to, phase.K, row);
   }
 }
@@ -131,8 +115,7 @@ void run_units(const Group& group, const Piece& piece, const Phase& phase, const
         format.linear(group.weight[i].data + col0 / 32 * format.panel_bytes(phase.K), phase.K, padded / 32,
                       acts + r * phase.row_bytes(), tile.rows, data + i * padded, ld, way_of(run, format, scratch));
       }
-      const i64* op = group.ops.first;
-      for (i64 i = 0; i < group.ops.count; i++, op += 2 + op[1]) reinterpret_cast<TileFn>(op[0])(op + 2, run, tile);
+      run_ops(group.ops, run, tile);
     }
     u += units;
   }
@@ -160,7 +143,7 @@ const uint8_t* activations(const Phase& phase, const Run& run, i64& used) {
   const i64 one = whole(phase.K * 4, 64);
   if (phase.rows > least(phase.share_rows, run.tuning->share_rows)) {
     for (Share rows; take(run, 0, phase.rows, rows);) prepare(phase, run, rows.begin, rows.end, phase.acts, x);
-    run.meet(run, phase.rows);
+    run.meet(run, 0, phase.rows);
     return phase.acts;
   }
   used = one + whole(phase.rows * phase.row_bytes(), 64);

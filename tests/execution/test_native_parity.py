@@ -53,11 +53,13 @@ class Both:
         chosen = {name: self.lowered.programs[name].program for name in ("body", "head")}
         weights = load_weights(checkpoint, sources)
         self.reference = ReferenceModel(chosen, weights, positions=POSITIONS, slots=SLOTS)
-        pages = 1 + SLOTS * POSITIONS // 16
+        of_group = SLOTS * POSITIONS // 16
+        pages = 1 + len(self.lowered.groups) * of_group
         layouts = lay_out(self.lowered, sources, Bounds(ROWS, SLOTS, POSITIONS, pages, threads), model.vocab_size)
         self.native = NativeExecutor(layouts, model.vocab_size, "test")
         self.native.load(checkpoint, sources)
-        self.native.slots["page"][:, 0] = self.reference.page[:, 0].numpy()
+        for group in range(len(self.lowered.groups)):  # native groups share the pages, the reference's have their own
+            self.native.slots["page"][:, group] = self.reference.page[:, group].numpy() + group * of_group
 
     def logits(self, runs: list[Rows]) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of every row of a step: native, reference."""

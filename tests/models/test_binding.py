@@ -8,8 +8,9 @@ import pytest
 
 from octavo.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from octavo.errors import CheckpointError, UnsupportedModel
-from octavo.models.binding import WeightSource, bind, read_floats, unpaired_rows
+from octavo.models.binding import bind, unpaired_rows
 from octavo.models.registry import build
+from octavo.models.source import WeightSource, read_floats
 from octavo.program.trace import trace, weights_of
 from tests import tiny
 

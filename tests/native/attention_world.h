@@ -52,7 +52,7 @@ struct Team {
   int threads;
   std::atomic<int> waiting{0}, generation{0};
   explicit Team(int n) : threads(n) {}
-  static void meet(const Run& run, i64) {
+  static void meet(const Run& run, int, i64) {
     Team& t = *static_cast<Team*>(run.team);
     const int g = t.generation.load();
     if (t.waiting.fetch_add(1) + 1 == t.threads) {

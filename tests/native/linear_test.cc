@@ -224,7 +224,7 @@ void add_pair(const i64*, const Run&, Tile& tile) {
   }
 }
 i64 address(const void* p) { return reinterpret_cast<i64>(p); }
-void meet(const Run& run, i64) { static_cast<std::barrier<>*>(run.team)->arrive_and_wait(); }
+void meet(const Run& run, int, i64) { static_cast<std::barrier<>*>(run.team)->arrive_and_wait(); }
 
 struct Shape {
   i64 rows, K, threads, share_rows, scratch;

@@ -24,6 +24,11 @@ FAMILIES = {
     "granite": "octavo.models.granite:from_config",
     "olmo2": "octavo.models.olmo2:from_config",
     "starcoder2": "octavo.models.starcoder2:from_config",
+    "mixtral": "octavo.models.mixtral:from_config",  # in GGUF llama with experts
+    "qwen3_moe": "octavo.models.qwen3_moe:from_config",
+    "qwen3moe": "octavo.models.qwen3_moe:from_config",
+    "gpt_oss": "octavo.models.gpt_oss:from_config",
+    "gpt-oss": "octavo.models.gpt_oss:from_config",
     "bert": "octavo.models.bert:from_config",
     "roberta": "octavo.models.bert:roberta",
     "xlm-roberta": "octavo.models.bert:roberta",

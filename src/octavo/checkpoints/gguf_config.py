@@ -42,6 +42,9 @@ REALS = {
     "logits_scaling": "logit_scale",
 }
 
+# architecture with experts -> model_type; llama with experts is what Mixtral is
+MIXTURES = {"llama": "mixtral", "qwen3moe": "qwen3moe", "gpt-oss": "gpt-oss"}
+
 # general.file_type -> what people call the mixture (llama.h, llama_ftype)
 FILE_TYPES = {
     0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
@@ -96,9 +99,7 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
         raise CheckpointError(f"broken GGUF {file.path}: key '{key}' is missing", path=str(file.path), key=key)
     family_of(architecture, "general.architecture", file.path)
     keys = Keys(file, architecture)
-    if keys.count("expert_count", 0, least=0):
-        raise UnsupportedModel(f"{file.path}: mixtures of experts are not built yet (key {architecture}.expert_count)")
-    config: dict[str, Any] = {"model_type": architecture}
+    config: dict[str, Any] = {"model_type": architecture, **_experts(keys)}
     config.update((name, keys.count(key)) for name, key in COUNTS.items())
     config.update((name, keys.real(key)) for name, key in REALS.items() if keys.get(key) is not None)
     if not {"rms_norm_eps", "norm_epsilon"} & config.keys():
@@ -125,6 +126,25 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
     for ours, theirs in (("bos", "bos"), ("eos", "eos"), ("pad", "padding"), ("unk", "unknown")):
         config[f"{ours}_token_id"] = _token(file, theirs)
     return config
+
+
+def _experts(keys: Keys) -> dict[str, Any]:
+    """What a mixture of experts has besides, and its model_type. Raises UnsupportedModel where an architecture has
+    experts that it is not built with."""
+    experts = keys.count("expert_count", 0, least=0)
+    if not experts:
+        return {}
+    if keys.architecture not in MIXTURES:
+        raise UnsupportedModel(
+            f"{keys.file.path}: {keys.architecture} with experts is not built (key {keys.architecture}.expert_count); "
+            f"architectures that are built with them: {', '.join(MIXTURES)}"
+        )
+    return {
+        "model_type": MIXTURES[keys.architecture],
+        "num_experts": experts,
+        "num_experts_per_tok": keys.count("expert_used_count"),
+        "moe_intermediate_size": keys.count("expert_feed_forward_length", keys.count("feed_forward_length")),
+    }
 
 
 def _vocabulary(keys: Keys) -> int:

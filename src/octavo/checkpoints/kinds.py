@@ -24,6 +24,7 @@ DIFFUSION = frozenset((
     "aura", "chroma", "cosmos", "flux", "hidream", "hyvid", "lumina2", "ltxv", "pixart", "qwen_image", "sd1", "sd3",
     "sdxl", "wan", "z_image",
 ))  # fmt: skip
+QUANTIZED = frozenset({("gpt_oss", "mxfp4")})  # (model_type, quant_method) of folders that are built
 # general.type, or the architecture where the type is missing -> what it is, and what to give instead
 GGUF_KINDS = {
     "adapter": ("a LoRA adapter", "merge it into its base with llama.cpp's llama-export-lora and give the result"),
@@ -98,6 +99,8 @@ def refuse_folder(folder: Path, config: dict[str, Any]) -> None:
         if isinstance(found, dict):
             named = next((str(found[name])[:60] for name in methods if found.get(name)), "")
             method = named or ("MLX's" if key == "quantization" else "an unnamed method")
+            if (config.get("model_type"), method) in QUANTIZED:
+                continue
             raise UnsupportedModel(
                 f"{folder / 'config.json'}: weights quantized by {method} (key {key}) are not supported; give the "
                 "unquantized model, or a .gguf file of it"

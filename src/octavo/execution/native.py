@@ -36,7 +36,7 @@ from octavo.lowering.lowered import (
     TableArg,
     WeightArg,
 )
-from octavo.models.binding import WeightSource
+from octavo.models.source import WeightSource
 from octavo.program.symbols import Dim
 from octavo.quantization.kv import kv_layout
 
@@ -109,7 +109,8 @@ def thread_scratch(lowered: Lowered) -> int:
     longest = max((weight.k for weight in lowered.weights.values()), default=0)
     acts = 16 * 4 * longest  # 16 rows per thread (SHARE_ROWS); a quantized row takes half of a float row
     panel = 2 * 32 * longest + 16 * longest  # two panels of bytes, scales and minima
-    return -(-(acts + panel + SCRATCH_TILE) // 4096) * 4096
+    own = max((node.scratch for node in lowered.nodes()), default=0)
+    return -(-(max(acts, own) + panel + SCRATCH_TILE) // 4096) * 4096
 
 
 class NativeExecutor:
@@ -261,7 +262,8 @@ class NativeExecutor:
         return tape.buffer(self._regions["tables"], self.layouts.tables[arg.name], nbytes)
 
     def _arena(self, _: tape.Image, arg: ArenaArg) -> tape.Word:
-        return tape.buffer(self._regions["arena"], self.layouts.lowered.arena.offsets[arg.buffer], arg.nbytes)
+        at = self.layouts.lowered.arena.offsets[arg.buffer] + arg.offset
+        return tape.buffer(self._regions["arena"], at, arg.nbytes - arg.offset)
 
     def _step_field(self, _: tape.Image, arg: StepField) -> tape.Word:
         layout = self.layouts.step

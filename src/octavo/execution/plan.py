@@ -15,11 +15,12 @@ from octavo.config import EngineConfig
 from octavo.errors import ConfigError, DoesNotFit
 from octavo.execution.native import Bounds, Layouts, Regions, lay_out
 from octavo.execution.step import PAGE_TOKENS
-from octavo.lowering.layouts import outer_weights
+from octavo.lowering.layouts import outer_weights, routing_weights
 from octavo.lowering.lower import LoweringFacts, lower
 from octavo.lowering.lowered import Lowered
 from octavo.lowering.numerics import quantizes
 from octavo.models import binding, registry
+from octavo.models.source import WeightSource
 from octavo.program.trace import states_of, trace, weights_of
 from octavo.quantization.kv import kv_dtype
 
@@ -44,7 +45,7 @@ class MemoryPlan:
     context: int  # tokens of one sequence at most
     model_context: int  # what the model itself can
     page_bytes: int
-    sources: dict[str, binding.WeightSource]
+    sources: dict[str, WeightSource]
     vocab: int
     pooling: Pooling | None = None
 
@@ -157,7 +158,7 @@ class _Lowered:
     """A model lowered for one context."""
 
     lowered: Lowered
-    sources: dict[str, binding.WeightSource]
+    sources: dict[str, WeightSource]
     context: int
     rows: int  # of a step at most
     vocab: int
@@ -172,7 +173,9 @@ def _lower(
     whole = any(group.kind == "whole" for group in states_of(programs))
     sources = binding.bind(checkpoint, model, weights_of(programs))
     if config.quantization != "auto":
-        sources = binding.rounded(sources, config.quantization, outer_weights(programs.values()))
+        sources = binding.rounded(
+            sources, config.quantization, outer_weights(programs.values()), routing_weights(programs.values())
+        )
         if all(source.rounded is None for source in sources.values()):
             raise ConfigError(
                 f"--quantization {config.quantization}: the weights are {checkpoint.weight_format}, and only floats "

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.kernels.reference.attention import PAGE, attention, kv_write
-from octavo.models.binding import WeightSource, read_floats
+from octavo.models.source import WeightSource, read_floats
 from octavo.program.graph import Node, Program, StateGroup, Value
 from octavo.program.trace import states_of
 
@@ -26,7 +26,7 @@ KERNELS = {
     "embedding": "embedding", "gather_rows": "embedding", "linear": "linear", "rope": "rope", "quantize": "quantize",
     "rms_norm": "norm", "head_norm": "norm", "layer_norm": "norm", "silu_mul": "activation", "gelu_mul": "activation",
     "gelu": "activation", "gelu_erf": "activation", "softcap": "activation", "add": "activation", "bias": "activation",
-    "scale": "activation",
+    "scale": "activation", "clamped_swiglu": "activation", "moe": "moe",
 }  # fmt: skip
 
 Observer = Callable[[Node, Any], None]

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.checkpoints.checkpoint import Checkpoint
-from octavo.models.binding import WeightSource, read_floats
+from octavo.models.source import WeightSource, read_floats
 from octavo.quantization.format import format_named
 from octavo.quantization.panels import PANEL, layout_named, pack_into, packed_bytes
 
@@ -27,7 +27,8 @@ Progress = Callable[[int, int], None]  # tensors done, tensors in all
 
 @dataclass(frozen=True)
 class Place:
-    """A packed weight at [offset, offset + nbytes) of the weights' region. n columns of the product, k of its sum."""
+    """A packed weight at [offset, offset + nbytes) of the weights' region. n columns of the product, k of its sum; the
+    matrices of all experts one after the other."""
 
     source: WeightSource
     layout: str
@@ -35,6 +36,7 @@ class Place:
     k: int
     offset: int
     nbytes: int
+    experts: int = 1
 
 
 def place_weights(sources: Mapping[str, WeightSource], layouts: Mapping[str, str]) -> tuple[dict[str, Place], int]:
@@ -43,9 +45,9 @@ def place_weights(sources: Mapping[str, WeightSource], layouts: Mapping[str, str
     end = 0
     for name, layout in layouts.items():
         source = sources[name]
-        n, k = source.shape
-        nbytes = packed_bytes(layout_named(layout), n, k)
-        places[name] = Place(source, layout, n, k, end, nbytes)
+        experts, n, k = source.matrices
+        nbytes = experts * packed_bytes(layout_named(layout), n, k)
+        places[name] = Place(source, layout, n, k, end, nbytes, experts)
         end += -(-nbytes // ALIGN) * ALIGN
     return places, end + PREFETCH_SLACK
 
@@ -71,23 +73,17 @@ def load_weights(
 def _load(checkpoint: Checkpoint, place: Place, region: NDArray[np.uint8]) -> None:
     source, layout = place.source, layout_named(place.layout)
     row = format_named(source.format).row_bytes(place.k)
-    out = region[place.offset : place.offset + place.nbytes]
+    out = region[place.offset : place.offset + place.nbytes].reshape(place.experts, -1)
     step = max(1, (ROUNDED_BYTES if source.rounded else BOUNCE_BYTES) // (row * PANEL)) * PANEL
-    bounce, whole = np.empty(0, np.uint8), None
-    if source.rows is None:
-        bounce = np.empty(min(step, place.n) * row, np.uint8)
-    else:  # rows in another order, or some of a fused tensor's: the whole tensor at once
-        whole = checkpoint.read(source.name).reshape(-1, row)[source.rows]
+    bounce = np.empty(min(step, place.n) * row, np.uint8)
     per_panel = packed_bytes(layout, PANEL, place.k)
-    for first in range(0, place.n, step):
-        count = min(step, place.n - first)
-        if whole is None:
-            raw = checkpoint.read(source.name, first * row, count * row, bounce)
-        else:
-            raw = whole[first : first + count].reshape(-1)
-        at = first // PANEL * per_panel
-        fmt, raw = source.blocks(raw, (count, place.k))
-        pack_into(out[at : at + packed_bytes(layout, count, place.k)], fmt, raw, count, place.k, layout)
+    for expert in range(place.experts):
+        read = source.reader(checkpoint, expert)
+        for first in range(0, place.n, step):
+            count = min(step, place.n - first)
+            fmt, raw = source.blocks(read(first, count, bounce), (count, place.k))
+            at = first // PANEL * per_panel
+            pack_into(out[expert, at : at + packed_bytes(layout, count, place.k)], fmt, raw, count, place.k, layout)
 
 
 def float_table(checkpoint: Checkpoint, source: WeightSource) -> NDArray[np.float32]:

@@ -38,11 +38,13 @@ def step_rows(program: Program) -> StepRows:
 
 @dataclass(frozen=True)
 class Heads:
-    """Heads of q, and the kv_heads whose keys they share evenly."""
+    """Heads of q, and the kv_heads whose keys they share evenly. sinks: each has a weight `sinks`, one more score
+    without a value."""
 
     count: int
     kv: int
     dim: int
+    sinks: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,5 +91,6 @@ class Attention(Module):
             q, (write(k, 0), values), (rows.slot, rows.lo, rows.hi, rows.page),
             group=group, layer=layer, shape=(heads.count, heads.kv, heads.dim),
             scale=self.scale or heads.dim**-0.5, softcap=self.softcap,
+            sinks=self.weight(program, "sinks", (heads.count,)) if heads.sinks else None,
         )  # fmt: skip
         return Linear(self.child("o_proj"), q_width, self.width, self.output_bias)(mixed)

@@ -6,7 +6,7 @@ meaning of arguments stands in native/kernel.h and here, nowhere else in Python.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from octavo.lowering.lowered import (
@@ -23,6 +23,8 @@ from octavo.lowering.lowered import (
     WeightArg,
 )
 from octavo.lowering.phases import ENDS, IN_ROWS, PANEL, ColumnGroup, Phase
+from octavo.ops.moe import SHARE_ROWS as MOE_SHARE_ROWS
+from octavo.ops.moe import Gating, block_rows, pairs
 from octavo.ops.op import op_of
 from octavo.ops.quantize import act_row_bytes
 from octavo.program.graph import Node, Value
@@ -49,6 +51,7 @@ class Scope:
 
     place: Callable[[Value], Placed]
     temporary: Callable[[str, Dim, int], Placed]  # a buffer that lives for this phase only: kind, rows, row bytes
+    lasting: Callable[[str, int], Placed]  # one that no phase of a step takes from another: kind, bytes
     stored: set[Value]
     bounds: Values
     weights: Mapping[str, PackedWeight]
@@ -169,14 +172,18 @@ def _nothing(node: Node, scope: Scope) -> list[Arg]:
     return []
 
 
+def _clamps(node: Node, scope: Scope) -> list[Arg]:
+    return [FloatBits(node.attrs["alpha"]), FloatBits(node.attrs["limit"])]
+
+
 def _quantize(node: Node, scope: Scope) -> list[Arg]:
     return [scope.pointer(scope.place(node.output)), Imm(node.output.width)]
 
 
 STEPS: dict[str, Callable[[Node, Scope], list[Arg]]] = {
     "bias": _bias, "rope": _rope, "kv_write": _kv_write, "add": _add, "quantize": _quantize, "silu_mul": _nothing,
-    "gelu_mul": _nothing, "gelu": _nothing, "gelu_erf": _nothing, "scale": _factor, "softcap": _cap,
-    "head_norm": _tile_norm, "rms_norm": _tile_norm, "layer_norm": _tile_norm,
+    "gelu_mul": _nothing, "clamped_swiglu": _clamps, "gelu": _nothing, "gelu_erf": _nothing, "scale": _factor,
+    "softcap": _cap, "head_norm": _tile_norm, "rms_norm": _tile_norm, "layer_norm": _tile_norm,
 }  # fmt: skip
 
 
@@ -199,6 +206,45 @@ def _attention(phase: Phase, scope: Scope) -> list[Arg]:
     ]  # fmt: skip
 
 
+def _moe(phase: Phase, scope: Scope) -> list[Arg]:
+    """native/kernel.h, moe: the rows' activations and the first two weights, then the pairs' and the last one."""
+    node, attrs = phase.anchor, phase.anchor.attrs
+    x, logits, gate, _, _, *biases = node.operands
+    logits_at, ld = scope.floats(logits)
+    mixtures = sum(each.op.name == "moe" for each in node.output.program.nodes)
+    active = scope.lasting("experts_active", 8 * mixtures)
+    inner = int(gate.shape[1].at({}))
+    between = scope.temporary("inner", pairs(node), act_row_bytes(inner) if attrs["quantized"] else 4 * inner)
+    at = scope.pointer(between)
+    left = _inline("tile.quantize", [at, Imm(inner)]) if attrs["quantized"] else _inline("tile.store", [at, Imm(inner)])
+    gating = Gating(attrs["gating"], attrs["alpha"], attrs["limit"])
+    numbers: list[Arg] = [FloatBits(value) for value in gating.attrs.values()]
+    rows = scope.place(x)
+    if rows.ld not in (0, x.width):
+        raise ValueError(f"{node!r}: rows of {x!r} are not adjacent")
+    return [
+        DimArg(x.shape[0]), logits_at, ld, Imm(gate.shape[0].at({})), Imm(attrs["chosen"]), Imm(int(attrs["over_all"])),
+        Imm(MOE_SHARE_ROWS), _workspace(node, scope)[0], Imm(block_rows(node)),
+        ArenaArg(active.buffer, active.row_bytes, 8 * attrs["mixture"]),
+        scope.pointer(rows), Imm(int(x.dtype == "acts")), Imm(x.width), Imm(inner),
+        *_stack(node.operands[2:4], biases[:2], scope),
+        Imm(2), *_inline(f"tile.{gating.name}", numbers), *left,
+        at, Imm(int(attrs["quantized"])), Imm(inner), Imm(node.output.width),
+        *_stack(node.operands[4:5], biases[2:], scope),
+        *_epilogue(phase.groups[0], scope),
+    ]  # fmt: skip
+
+
+def _stack(weights: Sequence[Value], biases: Sequence[Value], scope: Scope) -> list[Arg]:
+    """{number of weights, each {weight, format, bias}}."""
+    args: list[Arg] = [Imm(len(weights))]
+    for at, value in enumerate(weights):
+        weight = scope.weights[value.name]
+        args += [WeightArg(weight.name), Fn(f"format.{weight.layout}")]
+        args.append(TableArg(biases[at].name) if biases else NO_POINTER)
+    return args
+
+
 def _sample(phase: Phase, scope: Scope) -> list[Arg]:
     node = phase.anchor
     logits, ld = scope.floats(node.operands[0])
@@ -212,5 +258,6 @@ def _workspace(node: Node, scope: Scope) -> list[Arg]:
 
 
 BUILDERS: dict[str, Callable[[Phase, Scope], list[Arg]]] = {
-    "embedding": _embedding, "linear": _linear, "rows": _rows, "attention": _attention, "sample": _sample,
+    "embedding": _embedding, "linear": _linear, "rows": _rows, "attention": _attention, "moe": _moe,
+    "sample": _sample,
 }  # fmt: skip

@@ -14,6 +14,7 @@ from octavo.lowering.layouts import group_layout, pack_plan, weight_use
 from octavo.lowering.lowered import ArenaArg, Buffer, Lowered, LoweredNode, LoweredProgram, PackedWeight
 from octavo.lowering.numerics import quantize_activations, widened_weights
 from octavo.lowering.phases import Phase, form_phases
+from octavo.ops.op import op_of
 from octavo.ops.quantize import act_row_bytes
 from octavo.ops.sample import sample
 from octavo.program.check import check
@@ -21,6 +22,7 @@ from octavo.program.graph import Node, Program, Value
 from octavo.program.symbols import Dim, R, Values
 from octavo.program.trace import states_of, tables_of
 
+READS = {"attention": 1, "sample": 1, "moe": 2}  # anchor -> how many of its first operands lie in the arena
 HEAD_ROWS = 64  # rows of one head chunk (native/tape.h kHeadRows): bounds the logits
 
 
@@ -65,7 +67,7 @@ def lower(programs: Mapping[str, Program], facts: LoweringFacts) -> Lowered:
     use = weight_use(chosen.values())
     widened = widened_weights(chosen.values(), facts.formats)
     weights = {
-        name: pack_plan(name, facts.formats[name], n, k, widen=name in widened) for name, (n, k) in use.packed.items()
+        name: pack_plan(name, facts.formats[name], shape, widen=name in widened) for name, shape in use.packed.items()
     }
     phases = []
     for name, program in chosen.items():
@@ -94,7 +96,8 @@ def _node(number: int, name: str, phase: Phase, places: _Places, weights: Mappin
     writes = {value.name: places.names[value] for value in origin.outputs.values() if value in places.names}
     if not {*reads.values(), *writes.values()} <= buffers:
         raise AssertionError(f"{phase.anchor!r}: {reads} and {writes} are not all among the arguments {buffers}")
-    return LoweredNode(phase.kernel, args, phase.region, origin, reads, writes, workspace)
+    scratch = op_of(phase.anchor).scratch(phase.anchor, places.bounds)
+    return LoweredNode(phase.kernel, args, phase.region, origin, reads, writes, workspace, scratch)
 
 
 def _origin(name: str, phase: Phase, places: _Places) -> Program:
@@ -153,8 +156,7 @@ class _Places:
     def _read(self, phase: Phase) -> list[Value]:
         """Values that the phase reads from the arena."""
         found = [] if phase.source is None else [phase.source]
-        if phase.anchor.op.name in ("attention", "sample"):
-            found.append(phase.anchor.operands[0])
+        found += phase.anchor.operands[: READS.get(phase.anchor.op.name, 0)]
         return found + [node.operands[1] for group in phase.groups for node in group.steps if node.op.name == "add"]
 
     def _place(self, name: str, phase: Phase) -> None:
@@ -197,4 +199,9 @@ class _Places:
             self.buffers[name] = Buffer(name, rows, row_bytes, 0, number, number)
             return Placed(name, rows, row_bytes, 0)
 
-        return Scope(place, temporary, self.stored, self.bounds, weights)
+        def lasting(kind: str, row_bytes: int) -> Placed:
+            name, end = f"{program}.{kind}", len(self.phases) - 1
+            self.buffers[name] = Buffer(name, Dim(None, 0, 1), row_bytes, 0, 0, end)
+            return Placed(name, Dim(None, 0, 1), row_bytes, 0)
+
+        return Scope(place, temporary, lasting, self.stored, self.bounds, weights)

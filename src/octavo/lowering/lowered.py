@@ -42,10 +42,11 @@ class TableArg:
 
 @dataclass(frozen=True)
 class ArenaArg:
-    """Address of a buffer of the arena of which `nbytes` may be touched."""
+    """Address of a buffer of the arena, `offset` bytes in; the first `nbytes` of the buffer may be touched."""
 
     buffer: str
     nbytes: int
+    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class LoweredNode:
     reads: Mapping[str, str]
     writes: Mapping[str, str]
     workspace: int = 0
+    scratch: int = 0  # bytes of each thread's that it asks for beside those of products
 
     def __repr__(self) -> str:
         return f"{self.region}: {self.name}({', '.join(node.op.name for node in self.origin.nodes)})"
@@ -134,7 +136,7 @@ class ArenaPlan:
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A weight [n, k] as the kernels read it."""
+    """A weight [n, k] as the kernels read it, or those of all experts one after the other."""
 
     name: str
     format: str
@@ -142,6 +144,7 @@ class PackedWeight:
     n: int
     k: int
     nbytes: int
+    experts: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Where activations are quantized: before linears whose weights are quantized, once for all that share the input.
+"""Where activations are quantized: before products with quantized weights, once for all that share the input.
 
 Groups are 32 columns of a row, by model and format, never by batch. Linears on float weights keep float rows, and so do
 those that share their input with one: phases merge them (q, k and v; gate and up), and a phase has one kind of rows.
+A mixture of experts is told apart from the linear that routes it: its rows are quantized where they are made.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from octavo.ops.quantize import quantize
-from octavo.program.graph import Program, Value
+from octavo.program.graph import Node, Program, Value
 from octavo.quantization.format import format_named
 
 
@@ -30,20 +31,38 @@ def quantize_activations(program: Program, formats: Mapping[str, str]) -> Progra
     for table in program.tables.values():
         seen[program.table_values[table.name]] = copy.table(table)
     floats = float_inputs(program, formats)
+    to_experts = {node.operands[0] for node in program.nodes if node.op.name == "moe" and _takes(node, 0, formats)}
     rounded: dict[tuple[Value, str], Value] = {}
+
+    def of(value: Value, region: str) -> Value:
+        if (value, region) not in rounded:
+            rounded[value, region] = quantize(value)
+        return rounded[value, region]
+
     for node in program.nodes:
-        operands = [seen[value] for value in node.operands]
+        operands, attrs = [seen[value] for value in node.operands], node.attrs
         with copy.within(node.region):
             if node.op.name == "linear" and (node.operands[0], node.region) not in floats:
-                key = (operands[0], node.region)
-                if key not in rounded:
-                    rounded[key] = quantize(operands[0])
-                operands[0] = rounded[key]
-            made = copy.append(node.op, operands, node.attrs, [(value.shape, value.dtype) for value in node.outputs])
-        seen.update(zip(node.outputs, made.outputs, strict=True))
+                operands[0] = of(operands[0], node.region)
+            elif node.op.name == "moe":
+                if node.operands[0] in to_experts:
+                    operands[0] = of(operands[0], node.region)
+                attrs = {**attrs, "quantized": _takes(node, 1, formats)}
+            made = copy.append(node.op, operands, attrs, [(value.shape, value.dtype) for value in node.outputs])
+            seen.update(zip(node.outputs, made.outputs, strict=True))
+            for value in to_experts.intersection(node.outputs):  # at once: it ends the phase that makes the rows
+                of(seen[value], node.region)
     for name, value in program.outputs.items():
         copy.output(name, seen[value])
     return copy
+
+
+STAGES = ((2, 3), (4,))  # of moe: operands whose weights share their rows
+
+
+def _takes(node: Node, stage: int, formats: Mapping[str, str]) -> bool:
+    """Whether a stage of a mixture takes quantized rows: all of its weights are quantized."""
+    return all(quantizes(formats[node.operands[at].name]) for at in STAGES[stage])
 
 
 def float_inputs(program: Program, formats: Mapping[str, str]) -> set[tuple[Value, str]]:
@@ -58,8 +77,19 @@ def float_inputs(program: Program, formats: Mapping[str, str]) -> set[tuple[Valu
 def widened_weights(programs: Iterable[Program], formats: Mapping[str, str]) -> set[str]:
     """Quantized weights that meet float rows: they are packed as floats, exactly, at four bytes an element."""
     return {
-        node.operands[1].name
+        weight.name
         for program in programs
         for node in program.nodes
-        if node.op.name == "linear" and node.operands[0].dtype == "f32" and quantizes(formats[node.operands[1].name])
+        for weight in _beside_floats(node)
+        if quantizes(formats[weight.name])
     }
+
+
+def _beside_floats(node: Node) -> Iterable[Value]:
+    """The weights that a node multiplies with float rows."""
+    if node.op.name == "linear":
+        return node.operands[1:] if node.operands[0].dtype == "f32" else ()
+    if node.op.name == "moe":
+        kinds = (node.operands[0].dtype == "acts", bool(node.attrs["quantized"]))
+        return [node.operands[at] for stage, acts in zip(STAGES, kinds, strict=True) if not acts for at in stage]
+    return ()

@@ -18,7 +18,7 @@ from octavo.program.graph import Node, Program, Value
 
 PANEL = 32  # columns of a weight panel
 IN_PROLOGUE = ("gather_rows", "rms_norm", "layer_norm", "quantize")  # in this order
-JOINS = ("silu_mul", "gelu_mul")  # make one group of two
+JOINS = ("silu_mul", "gelu_mul", "clamped_swiglu")  # make one group of two
 IN_ROWS = ("rms_norm", "layer_norm")  # need a whole row: in a phase of rows
 IN_EPILOGUE = (
     "bias", "scale", "softcap", "gelu", "gelu_erf", "head_norm", "rope", "kv_write", "add", "quantize", *IN_ROWS

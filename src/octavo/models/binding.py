@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint -> weights of a model: names, order of rows, and what is missing or unexpected.
+"""Tensors of a checkpoint -> weights of a model: names, order of rows, experts, and what is missing or unexpected.
 
 It knows both naming schemes; it reads no weight bytes and knows no packing.
 """
@@ -7,57 +7,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.checkpoints.checkpoint import Checkpoint
-from octavo.errors import CheckpointError
-from octavo.models.names import WeightNames
+from octavo.checkpoints.checkpoint import Checkpoint, TensorInfo
+from octavo.errors import CheckpointError, UnsupportedModel
+from octavo.models.names import Experts, WeightNames
 from octavo.models.registry import Model
+from octavo.models.source import Stack, WeightSource
 from octavo.quantization import rounding
-from octavo.quantization.format import Bytes, Floats, Format, format_named
+from octavo.quantization.format import format_named
 
 # tensors that some files carry and that no model reads: computed tables, masks, factors that the configuration holds
 IGNORED = re.compile(
     r"(^|\.)(rotary_emb\.inv_freq|rope_freqs\.weight|rope_factors_(long|short)\.weight|attn\.masked_bias|attn\.bias)$"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class WeightSource:
-    """Where a weight comes from: tensor `name` of the checkpoint, of whose rows `rows` in this order (None: all).
-
-    shape: of the weight. offset: added to every value; only of float vectors. rounded: the format that its floats are
-    rounded to while they are loaded; None: the file's values.
-    """
-
-    name: str
-    format: str
-    shape: tuple[int, ...]
-    rows: NDArray[np.int64] | None = None
-    offset: float = 0.0
-    rounded: str | None = None
-
-    @property
-    def held(self) -> str:
-        """The format that is packed."""
-        return self.rounded or self.format
-
-    def blocks(self, raw: Bytes, shape: tuple[int, int]) -> tuple[Format, Bytes]:
-        """Rows of the file -> what is packed: a format and its bytes. Raises CheckpointError for weights that cannot be
-        rounded."""
-        fmt = format_named(self.format)
-        if self.rounded is None:
-            return fmt, raw
-        try:
-            return format_named(self.rounded), rounding.encode(self.rounded, fmt.dequantize(raw, shape))
-        except ValueError as error:
-            raise CheckpointError(
-                f"tensor '{self.name}' cannot be rounded to {self.rounded}: {error}", key=self.name
-            ) from None
 
 
 def bind(checkpoint: Checkpoint, model: Model, weights: Mapping[str, tuple[int, ...]]) -> dict[str, WeightSource]:
@@ -66,9 +32,12 @@ def bind(checkpoint: Checkpoint, model: Model, weights: Mapping[str, tuple[int, 
     Raises CheckpointError that lists what is missing, unexpected, or of another shape.
     """
     names = model.names.rooted(checkpoint.tensors) if checkpoint.kind != "gguf" else model.names
-    stored = {name: names.stored(name, checkpoint.kind) for name in weights}
+    held = {name: _held(checkpoint, names, name, weights[name]) for name in weights}
+    stored = {name: names.stored(name, checkpoint.kind) for name in weights if held[name] is None}
     missing = [name for name, tensor in stored.items() if tensor not in checkpoint.tensors]
-    known = {*stored.values(), names.stored("lm_head.weight", checkpoint.kind) if model.tied else None}
+    of_experts = [tensor for way in held.values() if way is not None for tensor in way.tensors]
+    missing += [tensor for tensor in of_experts if tensor not in checkpoint.tensors]
+    known = {*stored.values(), *of_experts, names.stored("lm_head.weight", checkpoint.kind) if model.tied else None}
     ignored = re.compile(f"{IGNORED.pattern}|{names.unused}") if names.unused else IGNORED
     unexpected = [tensor for tensor in checkpoint.tensors if tensor not in known and not ignored.search(tensor)]
     if missing or unexpected:
@@ -77,17 +46,58 @@ def bind(checkpoint: Checkpoint, model: Model, weights: Mapping[str, tuple[int, 
             + "; ".join(filter(None, (_listed("missing", missing), _listed("unexpected", unexpected)))),
             path=str(checkpoint.path),
         )
-    return {name: _source(checkpoint, names, name, str(stored[name]), weights[name]) for name in weights}
+    found = {}
+    for name, shape in weights.items():
+        way = held[name]
+        if way is None:
+            found[name] = _source(checkpoint, names, name, str(stored[name]), shape)
+        else:
+            found[name] = _stacked(checkpoint, way, shape)
+    return found
+
+
+def _held(checkpoint: Checkpoint, names: WeightNames, name: str, shape: tuple[int, ...]) -> Experts | None:
+    """The way in which this file holds a weight of all experts: the first of which it has a tensor, else the first."""
+    ways = names.experts_of(name, checkpoint.kind, shape[0])
+    found = (way for way in ways if any(tensor in checkpoint.tensors for tensor in way.tensors))
+    return next(found, ways[0] if ways else None)
+
+
+def _stacked(checkpoint: Checkpoint, way: Experts, shape: tuple[int, ...]) -> WeightSource:
+    """Checked: shapes of all tensors, and one format for all experts."""
+    infos = [checkpoint.tensors[tensor] for tensor in way.tensors]
+    for info, expected in zip(infos, way.stored_shapes(shape), strict=True):
+        if tuple(info.shape) != expected:
+            raise _misshapen(info, expected)
+    first, other = infos[0], next((info for info in infos if info.format != infos[0].format), None)
+    if other is not None:
+        raise UnsupportedModel(
+            f"{other.file}: {other.name} is {other.format.upper()} and {first.name} {first.format.upper()}; "
+            f"the {shape[0]} experts of a layer must have one format"
+        )
+    if way.scales is not None and first.format != "u8":
+        what = f"{first.name} is {first.format.upper()}, not U8 as MXFP4 is"
+        raise CheckpointError(f"{first.file}: {what}", path=str(first.file), key=first.name)
+    fmt = format_named(first.format if way.scales is None else "mxfp4")
+    fmt.row_bytes(shape[-1])
+    if way.transposed and fmt.widen is None:
+        raise UnsupportedModel(f"{first.file}: {first.name}: {fmt.name.upper()} by columns is not built")
+    stack = Stack(way.matrices, way.every, way.transposed, way.scales)
+    return WeightSource(first.name, fmt.name, shape, stack=stack)
+
+
+def _misshapen(info: TensorInfo, wanted: tuple[int, ...]) -> CheckpointError:
+    return CheckpointError(
+        f"{info.file}: {info.name} has the shape {tuple(info.shape)}, the configuration asks for {wanted}",
+        path=str(info.file), key=info.name,
+    )  # fmt: skip
 
 
 def _source(checkpoint: Checkpoint, names: WeightNames, name: str, tensor: str, shape: tuple[int, ...]) -> WeightSource:
     info, part = checkpoint.tensors[tensor], names.part_of(name)
     whole = shape if part is None else (part.rows, *shape[1:])
     if tuple(info.shape) != whole:
-        raise CheckpointError(
-            f"{info.file}: {tensor} has the shape {tuple(info.shape)}, the configuration asks for {whole}",
-            path=str(info.file), key=tensor,
-        )  # fmt: skip
+        raise _misshapen(info, whole)
     format_named(info.format).row_bytes(shape[-1])
     rows = None if part is None else part.first + np.arange(shape[0])
     gguf = checkpoint.kind == "gguf"
@@ -97,12 +107,16 @@ def _source(checkpoint: Checkpoint, names: WeightNames, name: str, tensor: str, 
     return WeightSource(tensor, info.format, shape, rows, offset)
 
 
-def rounded(sources: Mapping[str, WeightSource], quantization: str, outer: Collection[str]) -> dict[str, WeightSource]:
-    """The sources with `--quantization` applied to their float matrices; `outer` are the embedding and the head."""
+def rounded(
+    sources: Mapping[str, WeightSource], quantization: str, outer: Collection[str], kept: Collection[str] = ()
+) -> dict[str, WeightSource]:
+    """The sources with `--quantization` applied to their float matrices; `outer` are the embedding and the head, `kept`
+    stay floats."""
     found = {}
     for name, source in sources.items():
         to = None
-        if len(source.shape) > 1:
+        is_matrix = len(source.shape) == (2 if source.stack is None else 3)
+        if is_matrix and name not in kept:
             to = rounding.target(quantization, source.format, source.shape[-1], outer=name in outer)
         found[name] = replace(source, rounded=to)
     return found
@@ -119,17 +133,3 @@ def _listed(what: str, names: Iterable[str], limit: int = 8) -> str:
         return ""
     more = f" and {len(every) - limit} more" if len(every) > limit else ""
     return f"{len(every)} {what}: {', '.join(every[:limit])}{more}"
-
-
-def read_floats(checkpoint: Checkpoint, source: WeightSource) -> Floats:
-    """A whole weight as float32 in the model's row order, as it is held (norms, biases, tests; the packer streams)."""
-    info, fmt = checkpoint.tensors[source.name], format_named(source.format)
-    raw = checkpoint.read(source.name)
-    if len(source.shape) > 1 and (source.rows is not None or source.rounded is not None):
-        if source.rows is not None:
-            raw = raw.reshape(-1, fmt.row_bytes(source.shape[-1]))[source.rows].reshape(-1)
-        fmt, raw = source.blocks(raw, (prod(source.shape[:-1]), source.shape[-1]))
-        return fmt.dequantize(raw, source.shape)
-    values = fmt.dequantize(raw, tuple(info.shape))
-    values = values if source.rows is None else np.ascontiguousarray(values[source.rows])
-    return values + np.float32(source.offset) if source.offset else values

@@ -42,6 +42,58 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """A way in which a kind of file holds a weight of all experts, or biases: patterns, in which {i} is the number of a
+    block and {e} that of an expert.
+
+    name: a tensor of all, or with {e} one of each. every: (first, step), which rows of it (elements of a bias).
+    transposed: rows are columns there. scales: the tensor of the exponents of MXFP4, whose nibbles are in `name`.
+    """
+
+    kind: str  # gguf, safetensors
+    name: str
+    every: tuple[int, int] = (0, 1)
+    transposed: bool = False
+    scales: str | None = None
+    count: int = 0  # of experts; set with the block
+
+    def of_block(self, number: str, count: int) -> Experts:
+        scales = None if self.scales is None else self.scales.replace("{i}", number)
+        return replace(self, name=self.name.replace("{i}", number), scales=scales, count=count)
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """The tensor of all experts, or those of each."""
+        each = "{e}" in self.name
+        return tuple(self.name.replace("{e}", str(e)) for e in range(self.count)) if each else (self.name,)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """All that is read."""
+        return self.matrices if self.scales is None else (*self.matrices, self.scales)
+
+    def stored_shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Of `tensors`, for a weight [experts, n, k] or a bias [experts, n]."""
+        experts, n, *k = shape
+        rows = n * self.every[1]
+        if self.scales is not None:
+            return [(experts, rows, k[0] // 32, 16), (experts, rows, k[0] // 32)]
+        one = (*k, rows) if self.transposed else (rows, *k)
+        each = "{e}" in self.name
+        return [one] * self.count if each else [(experts, *one)]
+
+
+def also_in_gguf(ways: Mapping[str, tuple[Experts, ...]]) -> dict[str, tuple[Experts, ...]]:
+    """The ways of folders by layer, and with them those of GGUF: a tensor of all experts, in 2023 one of each."""
+    found = {}
+    for layer, some in ways.items():
+        projection, kind = layer.split(".")
+        stem = f"blk.{{i}}.ffn_{projection.removesuffix('_proj')}"
+        found[layer] = (*some, Experts("gguf", f"{stem}_exps.{kind}"), Experts("gguf", f"{stem}.{{e}}.{kind}"))
+    return found
+
+
+@dataclass(frozen=True)
 class WeightNames:
     """`layer` below is the last part of a weight's path, such as q_proj.
 
@@ -52,6 +104,8 @@ class WeightNames:
     root: how own names of the model without its head begin; files may have another root there, or none, which the
     tensor that ends with `anchor` tells (file_root, see `rooted`). unused: pattern of tensors that files carry and
     this model does not read.
+
+    experts: last parts of the path of a weight of all experts, such as gate_proj.weight -> ways in which files hold it.
     """
 
     gguf: Mapping[str, str] = field(default_factory=lambda: GGUF)
@@ -62,6 +116,15 @@ class WeightNames:
     anchor: str = "embed_tokens.weight"
     file_root: str | None = None
     unused: str = ""
+    experts: Mapping[str, tuple[Experts, ...]] = field(default_factory=dict)
+
+    def experts_of(self, name: str, kind: str, count: int) -> list[Experts]:
+        """The ways of a kind of file for a weight of `count` experts; [] for any other weight."""
+        head, marker, layer = name.partition(".experts.")
+        number = BLOCK.search(head + ".")
+        if not marker or number is None:
+            return []
+        return [way.of_block(number[0], count) for way in self.experts[layer] if way.kind == kind]
 
     def rooted(self, tensors: Iterable[str]) -> WeightNames:
         """These names for a folder with these tensors."""
@@ -88,6 +151,8 @@ class WeightNames:
             return f"{stem}.{last}"
         number = BLOCK.search(stem)
         found = self.gguf.get(BLOCK.sub("{i}", stem, count=1))
+        if found is None:  # a weight that is called nothing below its layer, such as sinks
+            found, last = self.gguf.get(BLOCK.sub("{i}", name, count=1)), "weight"
         return None if found is None else f"{found.format(i=number[0] if number else '')}.{last}"
 
 

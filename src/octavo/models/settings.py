@@ -9,6 +9,7 @@ from typing import Any
 from octavo.errors import CheckpointError, UnsupportedModel
 from octavo.layers.attention import Heads
 from octavo.layers.rotary import ORIGINAL, Rotary
+from octavo.ops.moe import MOST_CHOSEN, MOST_EXPERTS
 
 LARGEST = 1 << 24  # far above any model's size, far below what would overflow a product
 MOST_LAYERS = 4096  # a configuration with more is broken: tracing it would take minutes
@@ -97,6 +98,15 @@ class Settings:
             layers=self.integer("num_hidden_layers", most=MOST_LAYERS),
             heads=Heads(heads, kv_heads, head_dim),
         )
+
+    def experts(self, count: int, chosen: int) -> tuple[int, int]:
+        """Experts of a layer, and how many of them a row takes; the defaults where the keys are absent."""
+        key = "num_experts" if self.config.get("num_local_experts") is None else "num_local_experts"
+        experts = self.integer(key, count, most=MOST_EXPERTS)
+        taken = self.integer("num_experts_per_tok", chosen, most=MOST_CHOSEN)
+        if taken > experts:
+            raise self.wrong("num_experts_per_tok", f"must be at most {key} = {experts}")
+        return experts, taken
 
     def rotary(self, head_dim: int, positions: int) -> Rotary:
         """The rotation of all layers: rope_parameters (new), or rope_theta, rope_scaling and partial_rotary_factor."""

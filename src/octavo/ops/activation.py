@@ -1,4 +1,5 @@
-"""silu_mul, gelu_mul (gate, up), gelu, gelu_erf, softcap; add (residual), bias, scale: functions of one element."""
+"""silu_mul, gelu_mul, clamped_swiglu (gate, up), gelu, gelu_erf, softcap; add (residual), bias, scale: functions of one
+element."""
 
 from __future__ import annotations
 
@@ -28,6 +29,18 @@ def _gelu_mul_bound(attrs: Attrs, gate: Array, up: Array) -> Floats64:
     flushed = 2 * TINY * np.maximum(1.0, np.abs(g)) * np.maximum(1.0, np.abs(u))
     exponent = np.minimum(np.abs(inner), 128.0)  # beyond, the sigmoid is 0 or 1 as a float
     bound: Floats64 = 2 * (gamma(9) + 2 * gamma(6) * exponent) * np.abs(g * sigmoid * u) + flushed
+    return bound
+
+
+def _clamped_bound(attrs: Attrs, gate: Array, up: Array) -> Floats64:
+    """That of silu_mul on what is within the limit; alpha and up + 1 round once more."""
+    limit, alpha = attrs["limit"], attrs["alpha"]
+    g = np.minimum(gate.astype(np.float64), limit)
+    u = np.clip(up.astype(np.float64), -limit, limit) + 1
+    sigmoid = np.exp(-np.logaddexp(0.0, -alpha * g))
+    flushed = 2 * TINY * np.maximum(1.0, np.abs(g)) * np.maximum(1.0, np.abs(u))
+    exponent = np.minimum(np.abs(alpha * g), 128.0)
+    bound: Floats64 = 2 * (gamma(10) + 2 * gamma(2) * exponent) * np.abs(g * sigmoid) * (np.abs(u) + 1) + flushed
     return bound
 
 
@@ -61,6 +74,7 @@ def _operations(node: Node) -> Sum:
 POLYNOMIAL = Contract("float32", "none", note="exp polynomial, exp(0) = 1")
 SILU_MUL = Op("silu_mul", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _silu_bound, _operations)
 GELU_MUL = Op("gelu_mul", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _gelu_mul_bound, _operations)
+CLAMPED_SWIGLU = Op("clamped_swiglu", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _clamped_bound, _operations)
 GELU = Op("gelu", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _gelu_bound, _operations)
 GELU_ERF = Op("gelu_erf", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _gelu_erf_bound, _operations)
 SOFTCAP = Op("softcap", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _softcap_bound, _operations)
@@ -77,6 +91,11 @@ def silu_mul(gate: Value, up: Value) -> Value:
 def gelu_mul(gate: Value, up: Value) -> Value:
     """gate, up [M, N] -> [M, N]: gelu(gate) * up."""
     return GELU_MUL(gate, up)
+
+
+def clamped_swiglu(gate: Value, up: Value, *, alpha: float, limit: float) -> Value:
+    """gate, up [M, N] -> [M, N]: g * sigmoid(alpha * g) * (u + 1), g = min(gate, limit), u = up within +-limit."""
+    return CLAMPED_SWIGLU(gate, up, alpha=alpha, limit=limit)
 
 
 def gelu(x: Value) -> Value:

@@ -77,6 +77,8 @@ class Op:
     workspace: Callable[[Node, Values], int] = _no_workspace
     reads: Callable[[Node], Sum] | None = None  # bytes where they are not those of all operands
     state: Callable[[Node], Sum] = nothing  # bytes of the cache, read or written
+    scratch: Callable[[Node, Values], int] = _no_workspace  # bytes of each thread's scratch beside those of products
+    parts: Callable[[Node], Dim] | None = None  # how many of the first dimension of its stacked weights a node reads
 
     def __call__(self, *operands: Value, **attrs: Any) -> Value:
         """Append a node to the Program of the first operand; its first output."""
@@ -97,10 +99,16 @@ class Op:
         read = []
         for value in node.operands:
             if value.kind == "weight" and value.name in weight_bytes:
-                read.append(Dim(None, 0, weight_bytes[value.name]))
+                read.append(self.weight_traffic(node, value, weight_bytes[value.name]))
             elif value.shape and value.kind != "table" and value.source is None:
                 read.append(_size(value))
         return Sum(tuple(read)) + written
+
+    def weight_traffic(self, node: Node, weight: Value, nbytes: int) -> Dim:
+        """Bytes that are read of a weight that has `nbytes` in all."""
+        if self.parts is None:
+            return Dim(None, 0, nbytes)
+        return self.parts(node) * (nbytes // weight.shape[0].at({}))
 
 
 def _size(value: Value) -> Dim:

@@ -2,8 +2,8 @@
 
 T token rows, S sequences, R rows that need logits. A symbol has a bound from the configuration; 0 is legal.
 Metric symbols size nothing; they make bytes and operations exact once a step is known: for state group 0
-`visible_keys.0` (keys seen by all rows together), `kv_seen.0` and `kv_written.0` (bytes of one layer's cache). It knows
-no op and no memory.
+`visible_keys.0` (keys seen by all rows together), `kv_seen.0` and `kv_written.0` (bytes of one layer's cache); for
+mixture 0 of experts `experts_active.0` (experts that some row of the step chose). It knows no op and no memory.
 """
 
 from __future__ import annotations
@@ -91,6 +91,11 @@ def kv_seen(group: int) -> Dim:
 def kv_written(group: int) -> Dim:
     """Bytes of one layer's keys and values that a step writes."""
     return Dim(f"kv_written.{group}")
+
+
+def experts_active(mixture: int) -> Dim:
+    """Experts that any row of a step chose, of a Program's mixtures the one with this number."""
+    return Dim(f"experts_active.{mixture}")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""silu_mul, gelu_mul, gelu, gelu_erf, softcap, add, bias and scale in torch."""
+"""silu_mul, gelu_mul, clamped_swiglu, gelu, gelu_erf, softcap, add, bias and scale in torch."""
 
 from __future__ import annotations
 
@@ -26,6 +26,12 @@ def gelu_erf(x: Tensor) -> Tensor:
 def gelu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """gate, up [M, N] -> gelu(gate) * up."""
     return gelu(gate) * up
+
+
+def clamped_swiglu(gate: Tensor, up: Tensor, *, alpha: float, limit: float) -> Tensor:
+    """gate, up [M, N] -> g * sigmoid(alpha * g) * (u + 1) of what is within the limit."""
+    g, u = gate.clamp(max=limit), up.clamp(min=-limit, max=limit)
+    return g * torch.sigmoid(alpha * g) * (u + 1)
 
 
 def softcap(x: Tensor, *, cap: float) -> Tensor:

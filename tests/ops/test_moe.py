@@ -1,0 +1,201 @@
+"""A mixture of experts alone, on every variant: routes by their definition, products and sums bit for bit.
+
+What the kernel leaves between its stages is read and held against the oracle: routes, products, what joins them,
+quantized rows, the sum over experts. A row has the same bits alone and in any company, by 1, 2 and 3 threads.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from octavo.kernels import library
+from octavo.kernels.reference import activation
+from octavo.ops.moe import GATINGS, route_error, routes
+from octavo.ops.quantize import act_row_bytes
+from octavo.quantization.panels import LAYOUTS, unpack
+from tests.ops.node_world import (
+    VARIANTS,
+    Floats,
+    Word,
+    World,
+    dimension,
+    float_bits,
+    immediate,
+    one,
+    packed_weight,
+    store_op,
+    whole_k,
+    world,
+)
+
+variants = pytest.mark.parametrize("isa", VARIANTS)
+FLOAT = "f32.p32.k1.1"
+ALPHA, LIMIT = 1.702, 7.0
+NOTHING = immediate(0)
+
+
+@dataclass
+class Mixture:
+    """Random experts and logits. layouts: of gate, up, down. share: rows up to which every thread routes for itself."""
+
+    rows: int
+    layouts: tuple[str, str, str] = (FLOAT, FLOAT, FLOAT)
+    width: int = 64
+    inner: int = 96
+    experts: int = 5
+    chosen: int = 2
+    gating: str = "silu_mul"
+    over_all: bool = False
+    biased: bool = False
+    block: int = 16
+    share: int = 16
+    seed: int = 0
+    logits: Floats = field(default_factory=lambda: np.empty((0, 0), np.float32))
+
+    def __post_init__(self) -> None:
+        self.width, self.inner = whole_k(self.layouts[0], self.width), whole_k(self.layouts[2], self.inner)
+        random = self.random = np.random.default_rng(self.seed)
+        shapes = [(self.inner, self.width), (self.inner, self.width), (self.width, self.inner)]
+        self.weights = [
+            [packed_weight(layout, *shape, random) for _ in range(self.experts)]
+            for layout, shape in zip(self.layouts, shapes, strict=True)
+        ]
+        scale = [0.3 if layout == FLOAT else 1.0 for layout in self.layouts]
+        for some, factor in zip(self.weights, scale, strict=True):
+            for each in some if factor != 1.0 else ():
+                each.view(np.float32)[:] *= factor
+        self.biases = [random.standard_normal((self.experts, n)).astype(np.float32) for n, _ in shapes]
+        self.x = random.standard_normal((self.rows, self.width)).astype(np.float32)
+        if not self.logits.size:
+            self.logits = random.standard_normal((self.rows, self.experts)).astype(np.float32)
+        self.kinds = [LAYOUTS[layout].k_block > 1 for layout in self.layouts]
+
+    @cached_property
+    def dense(self) -> list[Floats]:
+        """[experts, n, k] of each."""
+        shapes = [(self.inner, self.width), (self.inner, self.width), (self.width, self.inner)]
+        return [
+            np.stack([unpack(LAYOUTS[layout], each, *shape) for each in some])
+            for layout, some, shape in zip(self.layouts, self.weights, shapes, strict=True)
+        ]
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        return {
+            "chosen": self.chosen, "over_all": self.over_all, "gating": self.gating, "alpha": ALPHA, "limit": LIMIT,
+            "quantized": self.kinds[2], "mixture": 0,
+        }  # fmt: skip
+
+
+@dataclass
+class Found:
+    """What a run left: the sum, ids and weights of the routes, the number of experts with rows, what is between."""
+
+    out: Floats
+    ids: NDArray[np.int32]
+    weights: Floats
+    active: int
+    inner: NDArray[Any]
+
+
+def run(at: World, m: Mixture, rows: slice = slice(None), *, only: int | None = None, joined: bool = False) -> Found:
+    """The node. only: the products of that weight of the first stage are stored; joined: what joins both is."""
+    at.forget()
+    x, logits = m.x[rows], np.ascontiguousarray(m.logits[rows])
+    count, stores = len(x), only is not None or joined
+    acts = library.oracle_quantize(x) if m.kinds[0] else x
+    out, ld, view = at.floats(count, m.width)
+    pairs = count * m.chosen
+    room, routed = at.room(8 * pairs + 64)
+    active, seen = at.room(8)
+    inner_bytes = 4 * m.inner if stores or not m.kinds[2] else act_row_bytes(m.inner)
+    between, inner = at.room(max(64, pairs * inner_bytes))
+    gating = [float_bits(ALPHA), float_bits(LIMIT)] if m.gating == "clamped_swiglu" else []
+    floats = inner_bytes == 4 * m.inner
+    store = store_op(between, m.inner) if floats else one("tile.quantize", between, immediate(m.inner))
+    ops = [store] if only is not None else [one(f"tile.{m.gating}", *gating), store]
+    first = [only] if only is not None else [0, 1]
+    args: list[Word | str] = [dimension(1, "T"), at.put(logits), *map(immediate, (m.experts, m.experts, m.chosen))]
+    args += [immediate(int(m.over_all)), immediate(m.share), room, immediate(m.block), active]
+    args += [at.put(acts), *map(immediate, (int(m.kinds[0]), m.width, m.inner)), *stack(at, m, first)]
+    args += [immediate(len(ops)), *(arg for op in ops for arg in op)]
+    args += [between, *map(immediate, (int(m.kinds[2]), m.inner, m.width)), *stack(at, m, [] if stores else [2])]
+    args += [immediate(1), *store_op(out, ld)]
+    at.run("moe", args, count)
+    assert np.isnan(view[count:]).all() and np.isnan(view[:, m.width :]).all()
+    ids = routed[: 4 * pairs].view(np.int32).reshape(count, m.chosen).copy()
+    weights = routed[4 * pairs : 8 * pairs].view(np.float32).reshape(count, m.chosen).copy()
+    rows_of_inner = inner[: pairs * inner_bytes].reshape(pairs, inner_bytes).copy()
+    return Found(view[:count, : m.width].copy(), ids, weights, int(seen.view(np.int64)[0]), rows_of_inner)
+
+
+def stack(at: World, m: Mixture, which: Sequence[int]) -> list[Word | str]:
+    args: list[Word | str] = [immediate(len(which))]
+    for i in which:
+        args += [at.put(np.concatenate(m.weights[i])), f"format.{m.layouts[i]}"]
+        args.append(at.put(m.biases[i]) if m.biased else NOTHING)
+    return args
+
+
+def pairs_of(ids: NDArray[np.int32]) -> list[tuple[int, int, int]]:
+    """(expert, row, place in the row) in the order of experts, rows ascending."""
+    return sorted((int(expert), row, place) for row, some in enumerate(ids) for place, expert in enumerate(some))
+
+
+def products(isa: str, m: Mixture, which: int, acts: NDArray[Any], experts: Sequence[int]) -> Floats:
+    """The oracle's product and bias of each row with its expert's weight."""
+    n, k = m.dense[which].shape[1:]
+    found = np.zeros((len(acts), n), np.float32)
+    for i, expert in enumerate(experts):
+        row = library.oracle_linear(
+            m.layouts[which], m.weights[which][expert], k, np.ascontiguousarray(acts[i : i + 1]).view(np.uint8), rows=1,
+            panels=-(-n // 32), fused=isa != "portable",
+        )[0, :n]  # fmt: skip
+        found[i] = row + m.biases[which][expert] if m.biased else row
+    return found
+
+
+def check(isa: str, m: Mixture, threads: int = 2) -> Found:
+    """Every stage against the oracle on what the stage before it left."""
+    at = world(isa, threads)
+    m.share = 0  # routes are then in memory
+    found = run(at, m)
+    ids, weights = routes(m.attrs, m.logits)
+    np.testing.assert_array_equal(found.ids, ids)
+    assert np.abs(found.weights - weights).max(initial=0.0) <= route_error(m.attrs, m.logits)
+    assert found.active == len(np.unique(ids))
+    order = pairs_of(ids)
+    experts = [expert for expert, _, _ in order]
+    acts = (library.oracle_quantize(m.x) if m.kinds[0] else m.x)[[row for _, row, _ in order]]
+    both = []
+    for which in (0, 1):
+        wanted = products(isa, m, which, acts, experts)
+        both.append(run(at, m, only=which).inner.view(np.float32))
+        np.testing.assert_array_equal(both[-1], wanted)
+    joined = run(at, m, joined=True).inner.view(np.float32)
+    numbers = {"alpha": ALPHA, "limit": LIMIT} if m.gating == "clamped_swiglu" else {}
+    wanted = getattr(activation, m.gating)(*map(torch.from_numpy, both), **numbers).numpy()
+    assert (np.abs(joined - wanted) <= GATINGS[m.gating].bound(m.attrs, *both)).all()
+    inner: NDArray[Any] = joined
+    if m.kinds[2]:
+        inner = library.oracle_quantize(joined)
+        np.testing.assert_array_equal(found.inner[:, : m.inner // 32 * 48], inner[:, : m.inner // 32 * 48])
+    y = products(isa, m, 2, inner, experts)
+    out = np.zeros_like(found.out)
+    for i, (_, row, place) in enumerate(order):
+        out[row] += y[i] * found.weights[row, place]
+    np.testing.assert_array_equal(found.out, out)
+    return found
+
+
+@variants
+@pytest.mark.parametrize("gating", GATINGS)
+@pytest.mark.parametrize("rows", [0, 1, 3, 37])
+def test_floats(isa: str, gating: str, rows: int) -> None:
+    check(isa, Mixture(rows, gating=gating, biased=gating == "clamped_swiglu", inner=70, width=72, over_all=rows == 3))
