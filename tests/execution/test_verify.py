@@ -9,7 +9,7 @@ import torch
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError
 from octavo.execution import verify
-from octavo.execution.node_checks import BOUND, EXACT, ORACLE
+from octavo.execution.check import BOUND, EXACT, ORACLE
 from octavo.kernels.library import runnable_variants
 from tests import real, tiny
 

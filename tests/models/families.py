@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from tests import tiny
+from tests import encoded, tiny
 
 LONGEST = 120  # ids of the longest prompt
 FACTORS = {"long_factor": [1.0, 2.5, 4.0, 7.0, 9.0, 11.0], "short_factor": [1.0, 1.1, 1.3, 1.5, 2.0, 2.5]}
@@ -61,6 +61,24 @@ def _granite(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_logit_scale(config["logits_scaling"])
 
 
+def _experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    writer.add_expert_count(config["num_local_experts"])
+    writer.add_expert_used_count(config["num_experts_per_tok"])
+    writer.add_expert_feed_forward_length(config.get("moe_intermediate_size", config["intermediate_size"]))
+
+
+def _gpt_oss(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
+    _experts(writer, config)
+    rope = config["rope_parameters"]
+    writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(rope["factor"])
+    writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+
+
+YARN = {
+    "rope_type": "yarn", "rope_theta": 150000.0, "factor": 4.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 128,
+}  # fmt: skip
 CASES: dict[str, Case] = {
     "qwen3": Case("qwen3", {"head_dim": 32, "num_attention_heads": 7, "num_key_value_heads": 1}, "QWEN3"),
     "qwen3, tied, window": Case("qwen3", {
@@ -108,10 +126,35 @@ CASES: dict[str, Case] = {
     "starcoder2": Case("starcoder2", {
         "sliding_window": None, "num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 96,
     }, "STARCODER2", lambda writer, config: writer.add_layer_norm_eps(config["norm_epsilon"])),
+    "mixtral": Case("mixtral", {
+        "num_local_experts": 5, "num_attention_heads": 6, "num_key_value_heads": 2, "hidden_size": 96,
+        "sliding_window": None, "rms_norm_eps": 1e-5,
+    }, "LLAMA", _experts),
+    "mixtral, window, ragged": Case("mixtral", {
+        "num_local_experts": 3, "num_experts_per_tok": 3, "sliding_window": 23, "intermediate_size": 76,
+    }),
+    "qwen3_moe": Case("qwen3_moe", {
+        "num_experts": 9, "num_experts_per_tok": 4, "moe_intermediate_size": 64, "norm_topk_prob": True,
+        "num_attention_heads": 7, "num_key_value_heads": 1, "head_dim": 32,
+    }, "QWEN3MOE", _experts),
+    "qwen3_moe, some layers, weights of all": Case("qwen3_moe", {
+        "num_experts": 17, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "norm_topk_prob": False,
+        "num_hidden_layers": 5, "mlp_only_layers": [3], "decoder_sparse_step": 2, "use_sliding_window": True,
+        "sliding_window": 21, "attention_bias": True,
+    }),
+    "gpt_oss": Case("gpt_oss", {
+        "num_local_experts": 6, "num_experts_per_tok": 4, "sliding_window": 19, "rope_parameters": YARN,
+        "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 32, "rms_norm_eps": 1e-5,
+    }, "GPT_OSS", _gpt_oss),
+    "gpt_oss, own pattern, plain rope": Case("gpt_oss", {
+        "num_local_experts": 4, "num_experts_per_tok": 1, "sliding_window": 40, "swiglu_limit": 1.5,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"], "intermediate_size": 48,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    }),
     "starcoder2, window, own head": Case("starcoder2", {"sliding_window": 21, "tie_word_embeddings": False}),
 }  # fmt: skip
 # GGUF files of these hold rows of q and k in pairs
-PAIRED = ("granite",)
+PAIRED = ("granite", "mixtral")
 
 
 def config_of(case: Case) -> Any:
@@ -134,8 +177,9 @@ def folder(path: Path, case: Case, seed: int = 0) -> Path:
     return path
 
 
-def gguf_file(path: Path, case: Case, *, quantization: str = "f32", seed: int = 0) -> Path:
-    """A GGUF file of the same weights; quantization: of matrices whose rows are whole blocks."""
+def gguf_file(path: Path, case: Case, *, quantization: str | Mapping[str, str] = "f32", seed: int = 0) -> Path:
+    """A GGUF file of the same weights; quantization: of matrices whose rows are whole blocks, or by the last part of a
+    tensor's name, "" for the rest."""
     known = config_of(case)
     rope = known.rope_parameters.get("full_attention", known.rope_parameters)
     config = {"rope_theta": rope["rope_theta"], **rope, **known.to_dict()}
@@ -153,6 +197,13 @@ def gguf_file(path: Path, case: Case, *, quantization: str = "f32", seed: int = 
         if "gemma" in case.model_type and name.endswith("norm.weight"):
             values = values + np.float32(1)
         layer = name.split(".")[-2]
+        if name.endswith("sinks"):
+            writer.add_tensor(f"{names.get_name(name)}.weight", values)
+            continue
+        if ".experts." in name:
+            for key, stacked in stacks(case, name, values):
+                _add(writer, names.get_name(key, try_suffixes=(".weight", ".bias")), stacked, quantization)
+            continue
         if case.model_type in PAIRED and layer in ("q_proj", "k_proj"):
             values = tiny.paired(values, known.num_attention_heads if layer == "q_proj" else known.num_key_value_heads)
         _add(writer, names.get_name(name, try_suffixes=(".weight", ".bias")), values, quantization)
@@ -163,9 +214,30 @@ def gguf_file(path: Path, case: Case, *, quantization: str = "f32", seed: int = 
     return path
 
 
-def _add(writer: gguf.GGUFWriter, name: str, values: Any, quantization: str) -> None:
-    if values.ndim < 2 or quantization == "f32" or values.shape[1] % 32:
+def stacks(case: Case, name: str, values: Any) -> list[tuple[str, Any]]:
+    """A parameter of transformers' experts -> tensors [experts, n, k] (biases [experts, n]) that GGUF files have."""
+    layer, _, parameter = name.rpartition(".")
+    biased = parameter.endswith("_bias")
+    stem, kind = parameter.removesuffix("_bias"), "bias" if biased else "weight"
+    if case.model_type == "gpt_oss":
+        values = values if biased else values.swapaxes(1, 2)
+        parts = {"gate_proj": values[:, ::2], "up_proj": values[:, 1::2]}
+    else:
+        half = values.shape[1] // 2
+        parts = {"gate_proj": values[:, :half], "up_proj": values[:, half:]}
+    if stem == "down_proj":
+        parts = {"down_proj": values}
+    return [(f"{layer}.{key}.{kind}", np.ascontiguousarray(part)) for key, part in parts.items()]
+
+
+def _add(writer: gguf.GGUFWriter, name: str, values: Any, quantization: str | Mapping[str, str]) -> None:
+    part = name.split(".")[-2]
+    if not isinstance(quantization, str):
+        quantization = quantization.get(part, quantization[""])
+    floats = quantization == "f32" or values.shape[-1] % 32 or name.endswith(".bias") or part == "ffn_gate_inp"
+    if values.ndim < 2 or floats:
         writer.add_tensor(name, values)
         return
+    raw = encoded.encode(quantization, np.ascontiguousarray(values).reshape(-1, values.shape[-1]))
     kind = gguf.GGMLQuantizationType[quantization.upper()]
-    writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
+    writer.add_tensor(name, raw.reshape(*values.shape[:-1], -1), raw_dtype=kind)

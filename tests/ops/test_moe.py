@@ -14,9 +14,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from octavo.execution.check import ACT_GROUP
 from octavo.kernels import library
 from octavo.kernels.reference import activation
-from octavo.ops.moe import GATINGS, route_error, routes
+from octavo.kernels.reference.moe import moe as reference
+from octavo.kernels.reference.moe import route
+from octavo.ops.moe import GATINGS, MOE, route_error, routes
 from octavo.ops.quantize import act_row_bytes
 from octavo.quantization.panels import LAYOUTS, unpack
 from tests.ops.node_world import (
@@ -198,4 +201,116 @@ def check(isa: str, m: Mixture, threads: int = 2) -> Found:
 @pytest.mark.parametrize("gating", GATINGS)
 @pytest.mark.parametrize("rows", [0, 1, 3, 37])
 def test_floats(isa: str, gating: str, rows: int) -> None:
-    check(isa, Mixture(rows, gating=gating, biased=gating == "clamped_swiglu", inner=70, width=72, over_all=rows == 3))
+    biased = gating == "clamped_swiglu"
+    check(isa, Mixture(rows, gating=gating, biased=biased, inner=70, width=72, over_all=rows == 3))
+
+
+@variants
+@pytest.mark.parametrize(
+    "layouts",
+    [
+        ("q8_0.p32.k4.1",) * 3,
+        ("mxfp4.p32.k4.1",) * 3,
+        ("q4_k.p32.k4.1", "q4_k.p32.k4.1", "q6_k.p32.k4.1"),
+        ("q4_0.p32.k4.1", "q5_1.p32.k4.1", "iq4_nl.p32.k4.1"),
+        ("iq2_xs.p32.k4.1", "tq2_0.p32.k4.1", "q8_0.p32.k4.1"),
+        ("q4_1.p32.k4.1", "int8.p32.k4.1", "bf16.p32.k1.1"),
+        ("f16.p32.k1.1", "bf16.p32.k1.1", "q5_k.p32.k4.1"),
+    ],
+    ids="-".join,
+)
+def test_formats(isa: str, layouts: tuple[str, str, str]) -> None:
+    check(isa, Mixture(21, layouts, experts=4, gating="gelu_mul" if "bf16" in layouts[2] else "silu_mul", biased=True))
+
+
+@variants
+def test_every_row_takes_one_expert_and_another_gets_none(isa: str) -> None:
+    logits = np.zeros((150, 6), np.float32)
+    logits[:, 3], logits[:, 5] = 9, -np.inf
+    logits[:, 0] = np.arange(150) % 2
+    found = check(isa, Mixture(150, experts=6, block=96, logits=logits))
+    assert (found.ids == [0, 3]).all()  # of equal logits the lowest id
+    assert found.active == 2
+
+
+@variants
+def test_ties_go_to_lower_ids(isa: str) -> None:
+    """Also between 0 and -0; a row of one value takes the first experts, with equal weights."""
+    logits = np.array([[1, 2, 2, 2, 1], [0.0, -0.0, 0.0, -1, -0.0], [5, 5, 5, 5, 5], [-1, -2, -1, -2, -1]], np.float32)
+    found = check(isa, Mixture(4, chosen=2, logits=logits))
+    assert found.ids.tolist() == [[1, 2], [0, 1], [0, 1], [0, 2]]
+    assert (found.weights == 0.5).all()
+
+
+@variants
+@pytest.mark.parametrize(("experts", "chosen"), [(1, 1), (2, 2), (17, 16), (33, 17), (130, 64)])
+@pytest.mark.parametrize("over_all", [False, True])
+def test_counts_of_experts(isa: str, experts: int, chosen: int, over_all: bool) -> None:
+    found = check(isa, Mixture(5, width=32, inner=32, experts=experts, chosen=chosen, over_all=over_all, seed=chosen))
+    whole = 1.0 if not over_all or experts == chosen else found.weights.sum(axis=1)
+    np.testing.assert_allclose(found.weights.sum(axis=1), whole, atol=1e-6)
+
+
+@variants
+def test_routes_of_numbers_that_are_none_stay_inside(isa: str) -> None:
+    """Rows of NaN and infinities choose some experts, each once, by weights that are no numbers; others stay."""
+    m = Mixture(6, experts=7, chosen=3)
+    alone = run(world(isa), m, slice(5, 6))
+    m.logits[0] = np.nan
+    m.logits[1, 4] = np.nan
+    m.logits[2] = -np.inf
+    m.logits[3, 2] = np.inf
+    m.share = 0
+    found = run(world(isa), m)
+    assert all(len(set(row)) == 3 and min(row) >= 0 and max(row) < 7 for row in found.ids.tolist())
+    assert (np.diff(found.ids, axis=1) > 0).all()
+    assert np.isnan(found.weights[:4]).any(axis=1).all()
+    np.testing.assert_array_equal(found.out[5:], alone.out)
+
+
+@variants
+@pytest.mark.parametrize("layout", [FLOAT, "q4_k.p32.k4.1", "mxfp4.p32.k4.1"])
+def test_a_row_is_the_same_in_any_company(isa: str, layout: str) -> None:
+    """Alone, in runs, in blocks of any size, by 1, 2 and 3 threads, routed by each thread or by all."""
+    m = Mixture(130, (layout,) * 3, width=96, experts=9, chosen=3, gating="clamped_swiglu", biased=True)
+    wanted = run(world(isa, 1), m).out
+    for row in (0, 7, 129):
+        np.testing.assert_array_equal(run(world(isa), m, slice(row, row + 1)).out, wanted[row : row + 1])
+    for threads in (1, 2, 3):
+        for rows, block, share in ((slice(0, 130), 96, 0), (slice(3, 20), 16, 16), (slice(50, 115), 33, 16)):
+            m.block, m.share = block, share
+            np.testing.assert_array_equal(run(world(isa, threads), m, rows).out, wanted[rows])
+
+
+@pytest.mark.parametrize("gating", GATINGS)
+@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 20.0])
+def test_the_kernel_is_within_the_bound_of_the_reference(gating: str, quantized: bool, scale: float) -> None:
+    layout = "q8_0.p32.k4.1" if quantized else FLOAT
+    m = Mixture(33, (layout,) * 3, experts=6, chosen=3, gating=gating, biased=True, over_all=quantized)
+    m.x *= np.float32(scale)
+    found = run(world(VARIANTS[0]), m).out
+    x = library.oracle_quantize(m.x) if quantized else m.x
+    if quantized:
+        groups = x[:, : m.width // 32 * 48].copy().view(ACT_GROUP)
+        x = (groups["x"] * groups["scale"][:, :, None]).reshape(len(x), -1)
+    operands = [x, m.logits, *m.dense, *m.biases]
+    wanted = reference(*map(torch.from_numpy, operands), **m.attrs).numpy()
+    bound = MOE.bound(m.attrs, *operands, quantized=quantized)
+    assert (np.abs(found.astype(np.float64) - wanted) <= bound).all()
+    if not quantized:  # a hundredth off must lie outside; rows that are quantized in between may be a step apart
+        assert np.median(bound / np.abs(wanted)) < 0.01
+
+
+def test_the_reference_routes_by_the_definition() -> None:
+    random = np.random.default_rng(5)
+    logits = random.integers(-3, 4, (400, 11)).astype(np.float32)
+    for chosen in (1, 4, 11):
+        for over_all in (False, True):
+            ids, weights = routes({"chosen": chosen, "over_all": over_all}, logits)
+            found = route(torch.from_numpy(logits), chosen, over_all)
+            np.testing.assert_array_equal(found[0].numpy(), ids)
+            np.testing.assert_allclose(found[1].numpy(), weights, rtol=1e-6)
+            for row, some in zip(logits, ids, strict=True):  # by the words of the definition
+                better = sorted(range(11), key=lambda e, row=row: (-row[e], e))[:chosen]  # type: ignore[misc]
+                assert some.tolist() == sorted(better)

@@ -37,7 +37,8 @@ class LinearArgs:
         return self.head[5] == Imm(1)
 
 
-def _number(args: Iterator[Arg]) -> int:
+def number(args: Iterator[Arg]) -> int:
+    """The next argument. Raises TypeError for what is no number."""
     found = next(args)
     if not isinstance(found, Imm):
         raise TypeError(f"{found} stands where a number should be")
@@ -46,8 +47,8 @@ def _number(args: Iterator[Arg]) -> int:
 
 def read_ops(args: Iterator[Arg]) -> tuple[tuple[Arg, ...], ...]:
     found = []
-    for _ in range(_number(args)):
-        function, count = next(args), _number(args)
+    for _ in range(number(args)):
+        function, count = next(args), number(args)
         found.append((function, Imm(count), *(next(args) for _ in range(count))))
     return tuple(found)
 
@@ -58,8 +59,8 @@ def read_linear(args: Sequence[Arg]) -> LinearArgs:
     head = tuple(next(rest) for _ in range(8))
     prologue = read_ops(rest)
     groups = []
-    for _ in range(_number(rest)):
-        unit, units, columns, weights = (_number(rest) for _ in range(4))
+    for _ in range(number(rest)):
+        unit, units, columns, weights = (number(rest) for _ in range(4))
         pairs = tuple((next(rest), next(rest)) for _ in range(weights))
         groups.append(Group((unit, units, columns), pairs, read_ops(rest)))
     return LinearArgs(head, prologue, tuple(groups))

@@ -271,6 +271,18 @@ class NativeExecutor:
         return tape.buffer(self._regions["step"], layout.offsets[index], self.step[arg.name].nbytes)
 
 
+def experts_active(executor: NativeExecutor) -> list[int]:
+    """Of each mixture of experts, in order: how many experts had rows in the last step."""
+    sizes = executor.layouts.lowered.arena.sizes
+    found = []
+    for program in executor.layouts.lowered.programs.values():
+        count = sum(node.op.name == "moe" for node in program.program.nodes)
+        buffer = f"{program.name}.experts_active"
+        if buffer in sizes:
+            found += executor.arena_view(buffer, 8 * count).view(np.int64).tolist()
+    return found
+
+
 def _dimension(_: NativeExecutor, __: tape.Image, arg: DimArg) -> tape.Word:
     size: Dim = arg.dim
     scale = 0 if size.symbol is None else size.scale

@@ -8,7 +8,6 @@ the inputs that it really had. It knows what should come out; how nodes are open
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -16,8 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.checkpoints.checkpoint import Checkpoint
+from octavo.execution.check import (
+    ACT_GROUP,
+    BOUND,
+    EXACT,
+    ORACLE,
+    ORACLE_PRODUCTS,
+    WHOLE,
+    Array,
+    Check,
+    Floats,
+    concatenated,
+    dequantized,
+    equal,
+    quantized_bytes,
+    worst_ratio,
+    yield_checks,
+)
 from octavo.execution.kv_pages import KEYS, PAGE, VALUES, KvPages
 from octavo.execution.linear_args import LinearArgs, read_linear
+from octavo.execution.moe_checks import MixtureChecks
 from octavo.execution.native import NativeExecutor
 from octavo.execution.plan import MemoryPlan
 from octavo.execution.probe import Probes
@@ -28,38 +45,10 @@ from octavo.lowering.phases import IN_ROWS
 from octavo.ops.op import EPS, op_of
 from octavo.ops.quantize import GROUP, act_row_bytes
 from octavo.program.graph import Node, Value
-from octavo.quantization.format import format_named
 from octavo.quantization.panels import PANEL, layout_named, pack_into, packed_bytes
 
-ORACLE, BOUND, EXACT, WHOLE = "scalar oracle, bit-equal", "the op's own bound", "exact", "the node as it is"
 BF16_EPS = 2.0**-9  # avx512bf16 rounds q and p of attention over bf16 pages
-ORACLE_PRODUCTS = 1 << 26  # multiply-adds per weight that the scalar oracle is asked for: it takes 3 ns each
-ACT_GROUP = np.dtype([("x", "i1", 32), ("scale", "f4"), ("scaled_sum", "f4"), ("sum16", "i4", 2)])  # native/kernel.h
 COLUMNS = 4096  # of a product that are bounded at a time: keeps float64 copies small
-
-Array = NDArray[Any]
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One op of one node. `ratio`: the worst error in units of what is allowed; infinite where bits must be equal."""
-
-    node: str
-    region: str
-    op: str
-    weights: tuple[str, ...]
-    against: str
-    ratio: float
-    detail: str = ""
-
-    @property
-    def passed(self) -> bool:
-        return self.ratio <= 1
-
-    def __str__(self) -> str:
-        weights = f" with {', '.join(self.weights)}" if self.weights else ""
-        return f"{self.op}{weights} of {self.node}: {self.ratio:.3g} x ({self.against}) {self.detail}".rstrip()
 
 
 class NodeChecks:
@@ -73,10 +62,11 @@ class NodeChecks:
         self._reference, self._values, self._probes = reference, values, probes
         self._fused = executor.isa != "portable"
         layouts = plan.layouts
+        self._mixtures = MixtureChecks(executor, probes, self._packed, self._place, reference)
         self._pages = [KvPages(group, executor.region("kv"), layouts.page_bytes) for group in layouts.lowered.groups]
         self._kinds: dict[str, Callable[[LoweredNode, int], Iterator[Check]]] = {
             "embedding": self._embedding, "linear": self._linear, "rows": self._rows, "attention": self._attention,
-            "sample": self._sample,
+            "moe": self._moe, "sample": self._sample,
         }  # fmt: skip
 
     def of(self, node: LoweredNode, rows: int) -> Iterator[Check]:
@@ -113,7 +103,7 @@ class NodeChecks:
         self._place(node)
         opened = self._probes.epilogues(linear, rows)
         same = self._outputs(node, rows)
-        yield self._equal(node, "linear", (), WHOLE, concatenated(same), concatenated(whole))
+        yield equal(node, "linear", (), WHOLE, concatenated(same), concatenated(whole))
         yield from self._steps(node, ops[len(before) :], have, groups, opened, rows)
 
     def _rows(self, node: LoweredNode, rows: int) -> Iterator[Check]:
@@ -124,7 +114,7 @@ class NodeChecks:
         whole = self._outputs(node, rows)
         self._place(node)
         opened = self._probes.rows(node, source.width, rows)
-        yield self._equal(node, "rows", (), WHOLE, concatenated(self._outputs(node, rows)), concatenated(whole))
+        yield equal(node, "rows", (), WHOLE, concatenated(self._outputs(node, rows)), concatenated(whole))
         given = {source: np.ascontiguousarray(self._values[source])}
         yield from self._steps(node, ops, given, {source: 0}, [opened], rows)
 
@@ -137,8 +127,23 @@ class NodeChecks:
         found = self._probes.attention(node, op.output.width, rows)
         yield self._attended(node, op, found)
         same = self._outputs(node, rows)
-        yield self._equal(node, "attention", (), WHOLE, concatenated(same), concatenated(whole))
+        yield equal(node, "attention", (), WHOLE, concatenated(same), concatenated(whole))
         yield from self._steps(node, rest, {op.output: found}, {op.output: 0}, [[]], rows)
+
+    def _moe(self, node: LoweredNode, rows: int) -> Iterator[Check]:
+        op, *rest = node.origin.nodes
+        self._place(node)
+        self._probes.run(node, rows)
+        whole = self._outputs(node, rows)
+        x, logits = (self._values[value] for value in op.operands[:2])
+        given = quantized_bytes(x) if op.operands[0].dtype == "acts" else np.ascontiguousarray(x)
+        self._place(node)
+        opened = self._mixtures.opened(node, op, rows)
+        same = self._outputs(node, rows)
+        after = list(self._steps(node, rest, {op.output: opened.total}, {op.output: 0}, [[]], rows))
+        yield from self._mixtures.of(node, op, given, np.ascontiguousarray(logits), opened)
+        yield equal(node, "moe", (), WHOLE, concatenated(same), concatenated(whole))
+        yield from after
 
     def _sample(self, node: LoweredNode, rows: int) -> Iterator[Check]:
         """Ids and ranks of the reference's own logits."""
@@ -149,7 +154,7 @@ class NodeChecks:
         step = {name: field.copy() for name, field in self._executor.step.items()}
         sample(np.ascontiguousarray(self._values[op.operands[0]]), step, self._executor.slots)
         for name, values in found.items():
-            yield self._equal(node, "sample", (), EXACT, values, step[name][:rows], name)
+            yield equal(node, "sample", (), EXACT, values, step[name][:rows], name)
 
     # -- parts of a phase ----------------------------------------------------------------------------------------------
 
@@ -222,7 +227,7 @@ class NodeChecks:
         wanted = library.oracle_linear(
             place.layout, packed, k, some.view(np.uint8), rows=rows, panels=panels, fused=self._fused
         )
-        yield self._equal(node, "linear", (name,), ORACLE, found[:rows], wanted[:, : place.n])
+        yield equal(node, "linear", (name,), ORACLE, found[:rows], wanted[:, : place.n])
         x = dequantized(acts, k) if quantized else acts
         weight = self._reference.weights[name].numpy()
         ratio = 0.0
@@ -253,7 +258,7 @@ class NodeChecks:
     def _quantized(self, node: LoweredNode, found: Array, x: Floats) -> Check:
         k = x.shape[1]
         used = k + k // GROUP * 8 + k // 16 * 4
-        return self._equal(node, "quantize", (), ORACLE, found[:, :used], library.oracle_quantize(x)[:, :used])
+        return equal(node, "quantize", (), ORACLE, found[:, :used], library.oracle_quantize(x)[:, :used])
 
     def _written(self, node: LoweredNode, op: Node, x: Floats) -> Check:
         """The rows in their pages, against their rounding."""
@@ -261,19 +266,7 @@ class NodeChecks:
         positions, slots, page = (self._values[value] for value in op.operands[1:])
         at = page[slots, attrs["group"], positions // PAGE]
         found = pages.bits(attrs["layer"], attrs["which"])[at, positions % PAGE]
-        return self._equal(node, "kv_write", (), EXACT, found, pages.rounded(x.reshape(found.shape)))
-
-    def _equal(
-        self, node: LoweredNode, op: str, weights: tuple[str, ...], against: str, found: Array, wanted: Array,
-        what: str = "",
-    ) -> Check:  # fmt: skip
-        differs = np.ascontiguousarray(found).view(np.uint8) != np.ascontiguousarray(wanted).view(np.uint8)
-        detail = what
-        if differs.any():
-            first = np.argwhere(differs)[0]
-            first[-1] //= found.itemsize
-            detail = f"{what} first at {tuple(int(each) for each in first)}".strip()
-        return Check(f"{node!r}", node.region, op, weights, against, float("inf") if differs.any() else 0.0, detail)
+        return equal(node, "kv_write", (), EXACT, found, pages.rounded(x.reshape(found.shape)))
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
@@ -318,13 +311,11 @@ class NodeChecks:
     def _bytes(self, buffer: str, rows: int, row_bytes: int) -> Array:
         return self._executor.arena_view(buffer, rows * row_bytes).reshape(rows, row_bytes).copy()
 
-    def _packed(self, name: str) -> NDArray[np.uint8]:
+    def _packed(self, name: str, expert: int = 0) -> NDArray[np.uint8]:
         """A weight packed anew from the file: not what lies in memory, which is under examination."""
         place = self._plan.layouts.places[name]
         layout, source = layout_named(place.layout), place.source
-        raw = self._checkpoint.read(source.name)
-        if source.rows is not None:
-            raw = raw.reshape(-1, format_named(source.format).row_bytes(place.k))[source.rows].reshape(-1)
+        raw = source.reader(self._checkpoint, expert)(0, place.n, None)
         packed = np.empty(packed_bytes(layout, place.n, place.k), np.uint8)
         pack_into(packed, *source.blocks(raw, (place.n, place.k)), place.n, place.k, layout)
         return packed
@@ -340,49 +331,6 @@ class NodeChecks:
         if value.kind == "table":
             return value.program.tables[value.name].make()
         return np.asarray(given[value])
-
-
-def yield_checks(parts: Iterator[Check | Array]) -> tuple[Array, list[Check]]:
-    """The array at the end, and the checks before it."""
-    *checks, last = parts
-    if isinstance(last, Check):
-        raise TypeError("a prologue ends with its activations")
-    return last, [check for check in checks if isinstance(check, Check)]
-
-
-def concatenated(arrays: list[Array]) -> NDArray[np.uint8]:
-    if not arrays:
-        return np.empty(0, np.uint8)
-    return np.concatenate([np.ascontiguousarray(each).reshape(-1).view(np.uint8) for each in arrays])
-
-
-def worst_ratio(found: Array, wanted: Array, bound: Array) -> float:
-    """Largest |found - wanted| / bound; infinite for a NaN, or where a difference meets a bound of 0."""
-    error = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(error == 0, 0.0, error / bound)
-    return float(np.nan_to_num(ratio, nan=np.inf).max(initial=0.0))
-
-
-def quantized_bytes(rows: Any) -> NDArray[np.uint8]:
-    """The reference's quantized rows (x int8 [M, K], scale [M, K / 32]) as bytes of native/kernel.h."""
-    x, scale = rows.x.numpy(), rows.scale.numpy()
-    count, k = x.shape
-    groups = np.zeros((count, k // GROUP), ACT_GROUP)
-    groups["x"] = x.reshape(count, -1, GROUP)
-    groups["scale"] = scale
-    groups["sum16"] = x.reshape(count, -1, 2, 16).sum(axis=3, dtype=np.int32)
-    groups["scaled_sum"] = scale * groups["sum16"].sum(axis=2).astype(np.float32)
-    out = np.zeros((count, act_row_bytes(k)), np.uint8)
-    out[:, : k // GROUP * ACT_GROUP.itemsize] = groups.view(np.uint8).reshape(count, -1)
-    return out
-
-
-def dequantized(acts: NDArray[np.uint8], k: int) -> Floats:
-    """[rows, K] float32 of quantized rows."""
-    groups = np.ascontiguousarray(acts[:, : k // GROUP * ACT_GROUP.itemsize]).view(ACT_GROUP)
-    values: Floats = groups["x"] * groups["scale"][:, :, None]
-    return values.reshape(len(acts), k)
 
 
 def _weights(op: Node) -> tuple[str, ...]:

@@ -36,22 +36,28 @@ def traffic(node: LoweredNode, lowered: Lowered) -> Sum:
     """
     total = Sum()
     partly: set[str] = set()
+    terms = []
     for each in node.origin.nodes:
         op = op_of(each)
         total += op.state(each)
         if op.reads is not None:
             total += op.reads(each)
             partly.update(value.name for value in each.operands)
-    terms = []
-    for name in node.origin.weights:
-        if name not in partly:
-            packed = lowered.weights.get(name)
-            terms.append(Dim(None, 0, packed.nbytes if packed else 4 * lowered.vectors[name]))
+        elif op.parts is not None:
+            stacks = [value for value in each.operands if value.kind == "weight"]
+            terms += [op.weight_traffic(each, value, _weight_bytes(value.name, lowered)) for value in stacks]
+            partly.update(value.name for value in stacks)
+    terms += [Dim(None, 0, _weight_bytes(name, lowered)) for name in node.origin.weights if name not in partly]
     read = [buffer for name, buffer in node.reads.items() if name not in partly]
     for name in [*read, *node.writes.values()]:
         buffer = lowered.arena.buffers[name]
         terms.append(buffer.rows * buffer.row_bytes)
     return total + Sum(tuple(terms))
+
+
+def _weight_bytes(name: str, lowered: Lowered) -> int:
+    packed = lowered.weights.get(name)
+    return packed.nbytes if packed else 4 * lowered.vectors[name]
 
 
 def work_of(node: LoweredNode, lowered: Lowered) -> NodeWork:
@@ -62,16 +68,24 @@ def work_of(node: LoweredNode, lowered: Lowered) -> NodeWork:
     keys = next((each for each in known if each is not None and each.startswith("visible_keys.")), None)
     factor = 1 if multiplies_integers(node) else FLOAT
     units, row_units = _units(node)
+    apiece = sum(
+        _slope(moved, symbol) for symbol in known if symbol is not None and symbol.startswith("experts_active.")
+    )
     return NodeWork(
         symbol=rows,
         bytes=_at(moved, {}),
-        row_bytes=_slope(moved, rows),
+        row_bytes=_slope(moved, rows) + apiece * _chosen(node),  # of few rows, which seldom share an expert
         row_operations=factor * _slope(done, rows),
         key_operations=0 if keys is None else FLOAT * _slope(done, keys),
         group=0 if keys is None else int(keys.rpartition(".")[2]),
         units=units,
         row_units=row_units,
     )
+
+
+def _chosen(node: LoweredNode) -> int:
+    """Experts of a row."""
+    return sum(int(each.attrs["chosen"]) for each in node.origin.nodes if each.op.name == "moe")
 
 
 def _units(node: LoweredNode) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from octavo.execution import tape
 from octavo.execution.linear_args import LinearArgs, read_ops
+from octavo.execution.moe_args import SHARE_ROWS, MoeArgs
 from octavo.execution.native import NativeExecutor
 from octavo.kernels import library
 from octavo.lowering.lowered import Arg, Fn, Imm, LoweredNode
@@ -22,7 +23,7 @@ Floats = NDArray[np.float32]
 Item = Arg | tape.Word
 CHANGES_TILE = (
     "tile.bias", "tile.scale", "tile.softcap", "tile.gelu", "tile.gelu_erf", "tile.head_norm", "tile.rope",
-    "tile.silu_mul", "tile.gelu_mul", "tile.rms_norm", "tile.layer_norm",
+    "tile.silu_mul", "tile.gelu_mul", "tile.clamped_swiglu", "tile.rms_norm", "tile.layer_norm",
 )  # fmt: skip
 ATTENTION_EPILOGUE = 11  # index of the number of epilogue ops in the arguments of `attention`
 ROWS_OPS = 4  # the same of `rows`
@@ -45,6 +46,9 @@ class Probes:
         most = 0
         for node in nodes:
             widths = [value.width for each in node.origin.nodes for value in each.outputs if value.shape]
+            for each in node.origin.nodes:  # the pairs between the stages of a mixture
+                if each.op.name == "moe":
+                    widths.append(int(each.attrs["chosen"]) * (each.operands[2].shape[1].at({}) + 64))
             most = max(most, sum(4 * rows * (width + 64) for width in widths) * 2)
         return most + 4096
 
@@ -98,6 +102,27 @@ class Probes:
         ops = read_ops(iter(node.args[ATTENTION_EPILOGUE:]))
         items: list[Item] = [*node.args[:ATTENTION_EPILOGUE], Imm(1 + len(ops)), *store]
         self._run("attention", items + [arg for op in ops for arg in op], rows)
+        return view.copy()
+
+    def mixture(
+        self, moe: MoeArgs, which: Sequence[int], *, joined: bool, summed: bool, width: int, rows: int, stored: int = 0
+    ) -> Floats:
+        """summed: the whole node, [rows, width] that the epilogue begins with; routes are left in memory. Else [stored,
+        width] of the first stage alone: of the weights `which`, joined or not."""
+        store, view = self._store(rows if summed else stored, width)
+        first, ops = [moe.first.weights[i] for i in which], moe.first.ops
+        items: list[Item] = [*moe.head[:SHARE_ROWS], Imm(0), *moe.head[SHARE_ROWS + 1 :], *moe.first.rows]
+        items += [Imm(len(first)), *(arg for weight in first for arg in weight)]
+        if summed:
+            items += _listed(ops)
+        else:
+            items += [Imm(1 + joined), *(ops[0] if joined else ()), *store]
+        weights = moe.second.weights if summed else ()
+        items += [*moe.second.rows, Imm(len(weights)), *(arg for weight in weights for arg in weight)]
+        epilogue = moe.second.ops if summed else ()
+        begin = store if summed else []
+        items += [Imm(len(epilogue) + bool(begin)), *begin, *(arg for op in epilogue for arg in op)]
+        self._run("moe", items, rows)
         return view.copy()
 
     def _shared(self, linear: LinearArgs) -> tuple[Item, ...]:

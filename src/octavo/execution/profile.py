@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from octavo.errors import ContextLengthExceeded, DoesNotFit
 from octavo.execution.ceilings import Ceilings
-from octavo.execution.native import NativeExecutor
+from octavo.execution.native import NativeExecutor, experts_active
 from octavo.execution.node_work import multiplies_integers, operations, traffic
 from octavo.execution.runner import Runner
 from octavo.execution.step import PAGE_TOKENS, ExecutionFacts, PagesAppended, RowRun, SlotOpen, Step
@@ -70,7 +70,7 @@ class Profiler:
     """Runs and measures pieces of work on a model that nobody else is using."""
 
     def __init__(self, executor: NativeExecutor, runner: Runner) -> None:
-        self._machine = executor.machine
+        self._executor, self._machine = executor, executor.machine
         self._lowered = executor.layouts.lowered
         self._most_zeroed = len(executor.step["zero_page"])
         self._runner = runner
@@ -133,7 +133,10 @@ class Profiler:
     def _measured(self, steps: Sequence[Step]) -> _Run:
         self._machine.profile(True)  # also sets the times to 0
         try:
-            stats = [self._runner.run(step).stats for step in steps]
+            stats, values = [], []
+            for step in steps:
+                stats.append(self._runner.run(step).stats)
+                values.append(symbols(step, self._facts, self._lowered) | self._experts())
             nodes = sum(1 for _ in self._lowered.nodes())
             nanoseconds = tuple(self._machine.node_times()[:nodes])  # the model's Programs were loaded first
         finally:
@@ -142,8 +145,13 @@ class Profiler:
             sum(each.total_seconds for each in stats),
             sum(each.native_seconds for each in stats),
             nanoseconds,
-            tuple(symbols(step, self._facts, self._lowered) for step in steps),
+            tuple(values),
         )
+
+    def _experts(self) -> dict[str, int]:
+        """The metric symbols of mixtures of experts, as the last step left them."""
+        counts = experts_active(self._executor)
+        return {f"experts_active.{mixture}": count for mixture, count in enumerate(counts)}
 
     def _profile(self, name: str, batch: int, context: int, run: _Run) -> Profile:
         rows = table(self._lowered, run.nanoseconds, run.values)

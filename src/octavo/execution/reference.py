@@ -102,6 +102,12 @@ class ReferenceExecutor:
             result = self._node(node, values)
         return result.numpy() if isinstance(result, Tensor) else result
 
+    def call(self, name: str, *arrays: np.ndarray[Any, Any], **attrs: Any) -> np.ndarray[Any, Any]:
+        """The kernel of a row op on numpy arrays."""
+        with torch.no_grad():
+            result: Tensor = self._kernels[name](*map(torch.from_numpy, arrays), **attrs)
+        return result.numpy()
+
     def _table(self, program: Program, name: str) -> Tensor:
         if name not in self._tables:
             self._tables[name] = torch.from_numpy(program.tables[name].make())

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from octavo.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from octavo.config import EngineConfig
 from octavo.errors import ConfigError, OctavoError, UnsupportedModel
+from octavo.execution.check import Check
 from octavo.execution.native import NativeExecutor
-from octavo.execution.node_checks import Check, NodeChecks
+from octavo.execution.node_checks import NodeChecks
 from octavo.execution.plan import MemoryPlan, make_plan
 from octavo.execution.probe import Probes
 from octavo.execution.runner import Runner
