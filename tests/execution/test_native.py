@@ -60,8 +60,11 @@ class Session:
             params = SamplingParams(temperature=temperature, max_tokens=80, logprobs=2)
             limit = changes.get("limit", 128)
             opened = SlotOpen(slot, tuple(ids), len(ids), params, 11, 0, limit, changes.get("stops", ()))
-            pages = tuple(range(1 + slot * PAGES, 1 + (slot + 1) * PAGES))
-            appended = (PagesAppended(slot, 0, 0, pages),)
+            groups = len(self.executor.facts.groups)
+            pages = tuple(range(1 + slot * groups * PAGES, 1 + (slot + 1) * groups * PAGES))
+            appended = tuple(
+                PagesAppended(slot, group, 0, pages[group * PAGES : (group + 1) * PAGES]) for group in range(groups)
+            )
             answers.append(([], []))
             for start in range(0, len(ids), chunk):
                 count = min(chunk, len(ids) - start)

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.ops.activation import CLAMPED_SWIGLU, GELU_MUL, SILU_MUL
-from octavo.ops.linear import LINEAR
+from octavo.ops import activation, linear
 from octavo.ops.op import EPS, TINY, Array, Attrs, Contract, Floats64, Locality, Op, Results, gamma
 from octavo.ops.quantize import GROUP, act_row_bytes
 from octavo.program.graph import Node, Value
@@ -25,7 +24,7 @@ MOST_EXPERTS = 4096  # far above any model's: bounds a thread's scratch
 BLOCK_BYTES = 384 << 10  # of an expert's gathered rows: they stay in L2 while its panels pass
 BLOCK_ROWS = 96  # from which products take a panel in one piece (native/kernels/packed_linear.h)
 SHARE_ROWS = 16  # up to this many rows every thread chooses for itself
-GATINGS = {op.name: op for op in (SILU_MUL, GELU_MUL, CLAMPED_SWIGLU)}
+GATINGS = {op.name: op for op in (activation.SILU_MUL, activation.GELU_MUL, activation.CLAMPED_SWIGLU)}
 STEEPEST = 1.2  # of x * sigmoid(a x) and of gelu: their slopes stay below
 
 
@@ -119,7 +118,7 @@ def _bound(
 def _product(x: Floats64, weight: Array, bias: Array, quantized: bool) -> tuple[Floats64, Floats64]:
     """x @ weight.T + bias, and how far two evaluations of it may be apart."""
     value = x @ weight.astype(np.float64).T + bias
-    return value, LINEAR.bound({}, x, weight, quantized=quantized) + 2 * EPS * np.abs(value)
+    return value, linear.LINEAR.bound({}, x, weight, quantized=quantized) + 2 * EPS * np.abs(value)
 
 
 def _joined(attrs: Attrs, g: Floats64, dg: Floats64, u: Floats64, du: Floats64) -> tuple[Floats64, Floats64]:
