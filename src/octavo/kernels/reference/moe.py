@@ -27,22 +27,16 @@ def moe(
     up: Tensor,
     down: Tensor,
     *biases: Tensor,
-    chosen: int,
-    over_all: bool,
-    gating: str,
-    alpha: float,
-    limit: float,
-    quantized: bool,
-    mixture: int,
+    **attrs: Any,
 ) -> Tensor:
     """x [T, D], logits [T, E], gate and up [E, I, D], down [E, D, I], biases [E, I], [E, I], [E, D] or none -> [T, D].
 
-    quantized: the rows between the products are.
+    attrs: those of the op; quantized: the rows between the products are.
     """
     rows = x.dequantize() if isinstance(x, QuantizedRows) else x
-    ids, weights = route(logits, chosen, over_all)
-    join: Any = getattr(activation, gating)
-    numbers = {"alpha": alpha, "limit": limit} if gating == "clamped_swiglu" else {}
+    ids, weights = route(logits, attrs["chosen"], attrs["over_all"])
+    join: Any = getattr(activation, attrs["gating"])
+    numbers = {name: attrs[name] for name in ("alpha", "limit")} if attrs["gating"] == "clamped_swiglu" else {}
     out = torch.zeros(len(rows), down.shape[1])
     for expert in torch.unique(ids).tolist():
         row, place = torch.nonzero(ids == expert, as_tuple=True)
@@ -50,7 +44,7 @@ def moe(
         if biases:
             product = [each + bias[expert] for each, bias in zip(product, biases, strict=False)]
         inner = join(*product, **numbers)
-        y = linear(quantize(inner) if quantized else inner, down[expert])
+        y = linear(quantize(inner) if attrs["quantized"] else inner, down[expert])
         if biases:
             y = y + biases[2][expert]
         out = out.index_add(0, row, y * weights[row, place].unsqueeze(1))
