@@ -1,8 +1,8 @@
 """Promise one on the native executor, bit for bit: ids and logprobs depend on the request alone.
 
 Not on the batch, chunking, preemption, the prefix cache, the block size, run-ahead or the number of threads. The tiny
-model runs every variant of the instruction set, a hybrid one (windows beside full attention) the best, SmolLM2 and
-Gemma 3 270M the best one at length, SmolLM2 the others shortly.
+model runs every variant of the instruction set, a hybrid one (windows beside full attention) and mixtures of experts
+the best, SmolLM2 and Gemma 3 270M the best one at length, SmolLM2 the others shortly.
 """
 
 import random
@@ -43,7 +43,30 @@ def hybrid_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return families.gguf_file(tmp_path_factory.mktemp("hybrid") / "hybrid.gguf", families.CASES["gemma3"])
 
 
-WORLDS = [*((isa, "bf16", "tiny") for isa in VARIANTS), (VARIANTS[0], "int8", "tiny"), (VARIANTS[0], "bf16", "hybrid")]
+@pytest.fixture(scope="module")
+def moe_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen3-MoE with random weights: 9 experts of which a row takes 4, in Q8_0."""
+    from tests.models import families  # imports torch and transformers
+
+    path = tmp_path_factory.mktemp("moe") / "moe.gguf"
+    return families.gguf_file(path, families.CASES["qwen3_moe"], quantization="q8_0")
+
+
+@pytest.fixture(scope="module")
+def oss_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """gpt-oss with random weights: sinks, windows, experts in MXFP4."""
+    from tests.models import families
+
+    stacks = dict.fromkeys(("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"), "mxfp4")
+    path = tmp_path_factory.mktemp("oss") / "oss.gguf"
+    return families.gguf_file(path, families.CASES["gpt_oss"], quantization={"": "q8_0", **stacks})
+
+
+BEST = VARIANTS[0]
+WORLDS = [
+    *((isa, "bf16", "tiny") for isa in VARIANTS),
+    (BEST, "int8", "tiny"), (BEST, "bf16", "hybrid"), (BEST, "bf16", "moe"), (BEST, "int8", "oss"),
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=WORLDS, ids="-".join)

@@ -179,19 +179,35 @@ def test_what_is_not_finite_stays_so_or_meets_its_limit(isa: str) -> None:
 @few
 @given(seed=SEEDS, rows=ROWS, n=st.sampled_from([32, 64, 96]), scale=SCALES)
 def test_gelu_mul(isa: str, seed: int, rows: int, n: int, scale: float) -> None:
-    at = world(isa)
-    at.forget()
     gate, up = normal(seed, rows, n, scale=scale), normal(seed + 1, rows, n)
+    bound = activations.GELU_MUL.bound({}, gate, up)
+    assert_within(joined(world(isa), gate, up, one("tile.gelu_mul")), activation.gelu_mul(*tensors(gate, up)), bound)
+
+
+@variants
+@few
+@given(seed=SEEDS, rows=ROWS, n=st.sampled_from([32, 64, 96]), scale=SCALES, limit=st.sampled_from([0.5, 7.0]))
+def test_clamped_swiglu(isa: str, seed: int, rows: int, n: int, scale: float, limit: float) -> None:
+    gate, up = normal(seed, rows, n, scale=scale), normal(seed + 1, rows, n, scale=scale)
+    attrs = {"alpha": 1.702, "limit": limit}
+    found = joined(world(isa), gate, up, one("tile.clamped_swiglu", float_bits(1.702), float_bits(limit)))
+    bound = activations.CLAMPED_SWIGLU.bound(attrs, gate, up)
+    assert_within(found, activation.clamped_swiglu(*tensors(gate, up), **attrs), bound)
+
+
+def joined(at: World, gate: Floats, up: Floats, op: list[Word | str]) -> Floats:
+    """What an op makes of two weights' tiles; what stands beyond must not be touched."""
+    at.forget()
+    rows, n = gate.shape
     out, ld, view = at.floats(rows, n)
     left = np.concatenate((np.eye(n, dtype=np.float32), np.zeros((n, n), np.float32)), axis=1)
     right = np.roll(left, n, axis=1)
     pair = [(at.put(float_panels(each)), "f32.p32.k1.1") for each in (left, right)]
-    groups = [(n, pair, [one("tile.gelu_mul"), store_op(out, ld)])]
+    groups = [(n, pair, [op, store_op(out, ld)])]
     both = at.put(np.concatenate((gate, up), axis=1))
     at.run("linear", linear(both, 2 * n, quantized=False, groups=groups), rows)
-    bound = activations.GELU_MUL.bound({}, gate, up)
-    assert_within(view[:rows, :n], activation.gelu_mul(*tensors(gate, up)), bound)
     assert np.isnan(view[rows:]).all() and np.isnan(view[:, n:]).all()
+    return view[:rows, :n].copy()
 
 
 def post_norm(at: World, x: Floats, residual: Floats, weight: Floats) -> tuple[Floats, NDArray[np.uint8]]:

@@ -28,6 +28,7 @@ from octavo.config import EngineConfig, LogConfig
 from octavo.engine.startup import decide_threads
 from octavo.errors import ConfigError
 from octavo.execution.ceilings import Ceilings, measure
+from octavo.execution.node_work import chosen_experts
 from octavo.execution.plan import MemoryPlan, make_plan
 from octavo.execution.step import PAGE_TOKENS
 from octavo.machine import read_machine
@@ -123,10 +124,14 @@ class Test:
         rows = self.tokens / steps
         weights = plan.layouts.lowered.weights.values()
         kv = self.batch * (self.depth + (self.output or self.prompt) / 2) * plan.page_bytes / PAGE_TOKENS
-        reading = (sum(weight.nbytes for weight in weights) + kv) / ceilings.read_bytes_per_second
-        multiplying = 0.0
+        chosen = chosen_experts(plan.layouts.lowered)
+        reading, multiplying = kv / ceilings.read_bytes_per_second, 0.0
         for weight in weights:
             used = rows if self.output or weight.n < plan.vocab else 1 / steps  # the head has one row a prompt
+            taken = chosen.get(weight.name, 1)
+            idle = (1 - taken / weight.experts) ** used  # the share of experts without rows, if all are as likely
+            reading += (1 - idle) * weight.nbytes / ceilings.read_bytes_per_second
+            used *= taken
             integer = weight.layout.startswith(("i8", "q"))
             rate = ceilings.int8_ops_per_second if integer else ceilings.bf16_flops_per_second
             multiplying += 2 * used * weight.n * weight.k / rate

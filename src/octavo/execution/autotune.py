@@ -189,10 +189,10 @@ class Tuner:
 
     def _piece(self, weight: PackedWeight) -> Linear:
         panels = -(-weight.n // PANEL)
-        return Linear(weight, PANEL * max(1, min(panels, PIECE * panels // weight.nbytes)))
+        return Linear(weight, PANEL * max(1, min(panels, PIECE * panels // weight.matrix_bytes)))
 
     def _bytes(self, linear: Linear) -> int:
-        return linear.weight.nbytes * linear.columns // linear.weight.n
+        return linear.weight.matrix_bytes * linear.columns // linear.weight.n
 
     def _program(self, linears: Sequence[Linear], work: NodeWork = ALL_THREADS) -> Program:
         image = Image()

@@ -83,6 +83,16 @@ def work_of(node: LoweredNode, lowered: Lowered) -> NodeWork:
     )
 
 
+def chosen_experts(lowered: Lowered) -> dict[str, int]:
+    """Weight of all experts -> how many of them a row takes."""
+    return {
+        name: _chosen(node)
+        for node in lowered.nodes()
+        for name in node.origin.weights
+        if name in lowered.weights and _chosen(node)
+    }
+
+
 def _chosen(node: LoweredNode) -> int:
     """Experts of a row."""
     return sum(int(each.attrs["chosen"]) for each in node.origin.nodes if each.op.name == "moe")

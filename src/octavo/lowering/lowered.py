@@ -146,6 +146,11 @@ class PackedWeight:
     nbytes: int
     experts: int = 1
 
+    @property
+    def matrix_bytes(self) -> int:
+        """Of one matrix."""
+        return self.nbytes // self.experts
+
 
 @dataclass(frozen=True)
 class GroupLayout:
