@@ -62,7 +62,7 @@ def _granite(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
 
 
 def _experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
-    writer.add_expert_count(config["num_local_experts"])
+    writer.add_expert_count(config.get("num_local_experts", config.get("num_experts")))
     writer.add_expert_used_count(config["num_experts_per_tok"])
     writer.add_expert_feed_forward_length(config.get("moe_intermediate_size", config["intermediate_size"]))
 
@@ -142,6 +142,15 @@ CASES: dict[str, Case] = {
         "num_hidden_layers": 5, "mlp_only_layers": [3], "decoder_sparse_step": 2, "use_sliding_window": True,
         "sliding_window": 21, "attention_bias": True,
     }),
+    "olmoe": Case("olmoe", {
+        "num_experts": 7, "num_experts_per_tok": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
+        "hidden_size": 96, "rms_norm_eps": 1e-5,
+    }, "OLMOE", _experts),
+    "granitemoe": Case("granitemoe", {
+        "embedding_multiplier": 3.0, "residual_multiplier": 0.22, "attention_multiplier": 0.1, "logits_scaling": 1.5,
+        "num_local_experts": 6, "num_experts_per_tok": 2, "num_attention_heads": 5, "num_key_value_heads": 1,
+        "hidden_size": 80, "rms_norm_eps": 1e-5,
+    }, "GRANITE_MOE", lambda writer, config: (_granite(writer, config), _experts(writer, config))),
     "gpt_oss": Case("gpt_oss", {
         "num_local_experts": 6, "num_experts_per_tok": 4, "sliding_window": 19, "rope_parameters": YARN,
         "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 32, "rms_norm_eps": 1e-5,
@@ -154,7 +163,7 @@ CASES: dict[str, Case] = {
     "starcoder2, window, own head": Case("starcoder2", {"sliding_window": 21, "tie_word_embeddings": False}),
 }  # fmt: skip
 # GGUF files of these hold rows of q and k in pairs
-PAIRED = ("granite", "mixtral")
+PAIRED = ("granite", "granitemoe", "mixtral")
 
 
 def config_of(case: Case) -> Any:
@@ -197,6 +206,7 @@ def gguf_file(path: Path, case: Case, *, quantization: str | Mapping[str, str] =
         if "gemma" in case.model_type and name.endswith("norm.weight"):
             values = values + np.float32(1)
         layer = name.split(".")[-2]
+        name = name.replace("block_sparse_moe.router.", "block_sparse_moe.router.layer.")
         if name.endswith("sinks"):
             writer.add_tensor(f"{names.get_name(name)}.weight", values)
             continue
@@ -216,7 +226,7 @@ def gguf_file(path: Path, case: Case, *, quantization: str | Mapping[str, str] =
 
 def stacks(case: Case, name: str, values: Any) -> list[tuple[str, Any]]:
     """A parameter of transformers' experts -> tensors [experts, n, k] (biases [experts, n]) that GGUF files have."""
-    layer, _, parameter = name.rpartition(".")
+    layer, _, parameter = name.replace("block_sparse_moe", "mlp").rpartition(".")
     biased = parameter.endswith("_bias")
     stem, kind = parameter.removesuffix("_bias"), "bias" if biased else "weight"
     if case.model_type == "gpt_oss":

@@ -27,6 +27,8 @@ FAMILIES = {
     "mixtral": "octavo.models.mixtral:from_config",  # in GGUF llama with experts
     "qwen3_moe": "octavo.models.qwen3_moe:from_config",
     "qwen3moe": "octavo.models.qwen3_moe:from_config",
+    "granitemoe": "octavo.models.granite:from_config",
+    "olmoe": "octavo.models.olmoe:from_config",
     "gpt_oss": "octavo.models.gpt_oss:from_config",
     "gpt-oss": "octavo.models.gpt_oss:from_config",
     "bert": "octavo.models.bert:from_config",

@@ -43,7 +43,7 @@ REALS = {
 }
 
 # architecture with experts -> model_type; llama with experts is what Mixtral is
-MIXTURES = {"llama": "mixtral", "qwen3moe": "qwen3moe", "gpt-oss": "gpt-oss"}
+MIXTURES = {"llama": "mixtral", **{name: name for name in ("qwen3moe", "gpt-oss", "granitemoe", "olmoe")}}
 
 # general.file_type -> what people call the mixture (llama.h, llama_ftype)
 FILE_TYPES = {

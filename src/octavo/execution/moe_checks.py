@@ -59,9 +59,11 @@ class Routed:
 
 @dataclass(frozen=True)
 class Opened:
-    """What a node left when it was opened: its sum [rows, width], its routes, and the rows between its stages."""
+    """What a node left when it was opened: its sum [rows, width], what ops of its epilogue made of it, its routes, and
+    the rows between its stages."""
 
     total: Floats
+    after: list[Floats]
     routed: Routed
     between: Array
     active: NDArray[np.int64]
@@ -81,11 +83,11 @@ class MixtureChecks:
     def opened(self, node: LoweredNode, op: Node, rows: int) -> Opened:
         """Runs the node on what lies in its inputs, with its sum stored."""
         moe = read_moe(node.args)
-        total = self._probes.mixture(moe, (0, 1), joined=True, summed=True, width=op.output.width, rows=rows)
+        total, *after = self._probes.mixture(moe, (0, 1), joined=True, summed=True, width=op.output.width, rows=rows)
         routed = self._routed(moe, op, rows)
         at = buffer(moe.head[ACTIVE])
         active = self._executor.arena_view(at.buffer, at.nbytes)[at.offset :].view(np.int64)[:1].copy()
-        return Opened(total, routed, self._between(moe.second, routed.ids.size), active)
+        return Opened(total, after, routed, self._between(moe.second, routed.ids.size), active)
 
     def of(self, node: LoweredNode, op: Node, x: Array, logits: Floats, found: Opened) -> Iterator[Check]:
         """x: rows as the products read them, quantized ones as bytes. Changes what lies in the arena."""
@@ -112,7 +114,8 @@ class MixtureChecks:
         """What the first stage leaves of some of its weights [pairs, columns]."""
         inner = op.operands[2].shape[1].at({})
         chosen = rows * int(op.attrs["chosen"])
-        return self._probes.mixture(moe, which, joined=joined, summed=False, width=inner, rows=rows, stored=chosen)
+        (found,) = self._probes.mixture(moe, which, joined=joined, summed=False, width=inner, rows=rows, stored=chosen)
+        return found
 
     def _routed(self, moe: MoeArgs, op: Node, count: int) -> Routed:
         pairs = count * int(op.attrs["chosen"])

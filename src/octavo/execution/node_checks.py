@@ -140,7 +140,7 @@ class NodeChecks:
         self._place(node)
         opened = self._mixtures.opened(node, op, rows)
         same = self._outputs(node, rows)
-        after = list(self._steps(node, rest, {op.output: opened.total}, {op.output: 0}, [[]], rows))
+        after = list(self._steps(node, rest, {op.output: opened.total}, {op.output: 0}, [opened.after], rows))
         yield from self._mixtures.of(node, op, given, np.ascontiguousarray(logits), opened)
         yield equal(node, "moe", (), WHOLE, concatenated(same), concatenated(whole))
         yield from after

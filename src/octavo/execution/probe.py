@@ -106,10 +106,12 @@ class Probes:
 
     def mixture(
         self, moe: MoeArgs, which: Sequence[int], *, joined: bool, summed: bool, width: int, rows: int, stored: int = 0
-    ) -> Floats:
-        """summed: the whole node, [rows, width] that the epilogue begins with; routes are left in memory. Else [stored,
-        width] of the first stage alone: of the weights `which`, joined or not."""
+    ) -> list[Floats]:
+        """summed: the whole node; [rows, width] that the epilogue begins with, and after each op of it that changes
+        the tile; routes are left in memory. Else [stored, width] of the first stage alone: of the weights `which`,
+        joined or not."""
         store, view = self._store(rows if summed else stored, width)
+        views = [view]
         first, ops = [moe.first.weights[i] for i in which], moe.first.ops
         items: list[Item] = [*moe.head[:SHARE_ROWS], Imm(0), *moe.head[SHARE_ROWS + 1 :], *moe.first.rows]
         items += [Imm(len(first)), *(arg for weight in first for arg in weight)]
@@ -119,11 +121,14 @@ class Probes:
             items += [Imm(1 + joined), *(ops[0] if joined else ()), *store]
         weights = moe.second.weights if summed else ()
         items += [*moe.second.rows, Imm(len(weights)), *(arg for weight in weights for arg in weight)]
-        epilogue = moe.second.ops if summed else ()
-        begin = store if summed else []
-        items += [Imm(len(epilogue) + bool(begin)), *begin, *(arg for op in epilogue for arg in op)]
+        if summed:
+            (_, *opened), stores = self._opened(moe.second.ops, rows, width)
+            items += [Imm(1 + len(moe.second.ops) + len(stores)), *store, *opened]
+            views += stores
+        else:
+            items.append(Imm(0))
         self._run("moe", items, rows)
-        return view.copy()
+        return [each.copy() for each in views]
 
     def _shared(self, linear: LinearArgs) -> tuple[Item, ...]:
         """The head of a linear whose activations are always left in their buffer."""

@@ -82,7 +82,7 @@ def _stacked(checkpoint: Checkpoint, way: Experts, shape: tuple[int, ...]) -> We
     fmt.row_bytes(shape[-1])
     if way.transposed and fmt.widen is None:
         raise UnsupportedModel(f"{first.file}: {first.name}: {fmt.name.upper()} by columns is not built")
-    stack = Stack(way.matrices, way.every, way.transposed, way.scales)
+    stack = Stack(way.matrices, way.every, way.transposed, way.scales, way.halves)
     return WeightSource(first.name, fmt.name, shape, stack=stack)
 
 

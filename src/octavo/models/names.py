@@ -46,7 +46,8 @@ class Experts:
     """A way in which a kind of file holds a weight of all experts, or biases: patterns, in which {i} is the number of a
     block and {e} that of an expert.
 
-    name: a tensor of all, or with {e} one of each. every: (first, step), which rows of it (elements of a bias).
+    name: a tensor of all, or with {e} one of each. every: (first, step), which rows of it (elements of a bias); halves:
+    step runs of rows, of which that number is the weight's.
     transposed: rows are columns there. scales: the tensor of the exponents of MXFP4, whose nibbles are in `name`.
     """
 
@@ -55,6 +56,7 @@ class Experts:
     every: tuple[int, int] = (0, 1)
     transposed: bool = False
     scales: str | None = None
+    halves: bool = False
     count: int = 0  # of experts; set with the block
 
     def of_block(self, number: str, count: int) -> Experts:

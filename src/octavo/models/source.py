@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +29,21 @@ HALVES = np.array([0, 4], np.uint8)
 class Stack:
     """How the matrices of all experts are stored. tensors: one of all, or one of each expert.
 
-    every: (first, step), the rows of a tensor (elements of a bias) that are the weight's. transposed: its rows are
-    columns there. scales: the tensor with the exponents of MXFP4 whose nibbles alone are in `tensors`.
+    every: (first, step), the rows of a tensor (elements of a bias) that are the weight's; halves: step runs of rows, of
+    which that number is. transposed: rows are columns there. scales: the tensor with the exponents of MXFP4 whose
+    nibbles alone are in `tensors`.
     """
 
     tensors: tuple[str, ...]
     every: tuple[int, int] = (0, 1)
     transposed: bool = False
     scales: str | None = None
+    halves: bool = False
+
+    def part(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Those of [rows, ...] that are the weight's."""
+        first, step = self.every
+        return rows.reshape(step, -1, *rows.shape[1:])[first] if self.halves else rows[first::step]
 
     @property
     def plain(self) -> bool:
@@ -104,17 +112,17 @@ class WeightSource:
         fmt = format_named(self.format)
         if self.stack is None:
             return checkpoint.read(self.name).reshape(-1, fmt.row_bytes(k))[self.rows]
-        first, step = self.stack.every
+        step = self.stack.every[1]
         if self.stack.scales is not None:
             nibbles = self._matrix(checkpoint, self.name, matrix, n * step * k // 2).reshape(n * step, -1, 16)
             exponents = self._matrix(checkpoint, self.stack.scales, matrix, n * step * k // 32).reshape(n * step, -1, 1)
-            return mxfp4_blocks(nibbles[first::step], exponents[first::step])
+            return mxfp4_blocks(self.stack.part(nibbles), self.stack.part(exponents))
         name, before = self._place(matrix, n * step * fmt.row_bytes(k))
         raw = checkpoint.read(name, before, n * step * fmt.row_bytes(k))
         if not self.stack.transposed:
-            return np.ascontiguousarray(raw.reshape(n * step, -1)[first::step])
+            return np.ascontiguousarray(self.stack.part(raw.reshape(n * step, -1)))
         elements = raw.view(np.dtype(f"<u{fmt.block_bytes}")).reshape(k, n * step)
-        return np.ascontiguousarray(elements[:, first::step].T).view(np.uint8)
+        return np.ascontiguousarray(self.stack.part(elements.T)).view(np.uint8)
 
     @staticmethod
     def _matrix(checkpoint: Checkpoint, name: str, matrix: int, nbytes: int) -> Bytes:
@@ -132,10 +140,9 @@ def mxfp4_blocks(nibbles: Bytes, exponents: Bytes) -> Bytes:
 def read_floats(checkpoint: Checkpoint, source: WeightSource) -> Floats:
     """A whole weight as float32 in the model's row order, as it is held (norms, biases, tests; the packer streams)."""
     if source.stack is not None and len(source.shape) == 2:  # biases [experts, n]
-        first, step = source.stack.every
-        stored = (source.shape[0], source.shape[1] * step)
+        stored = (source.shape[0], source.shape[1] * source.stack.every[1])
         values = format_named(source.format).dequantize(checkpoint.read(source.name), stored)
-        return np.ascontiguousarray(values[:, first::step])
+        return np.ascontiguousarray(source.stack.part(values.T).T)
     if len(source.shape) > 1:
         count, n, k = source.matrices
         matrices = [source.blocks(source.reader(checkpoint, i)(0, n, None), (n, k)) for i in range(count)]
