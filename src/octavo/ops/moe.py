@@ -126,7 +126,9 @@ def _joined(attrs: Attrs, g: Floats64, dg: Floats64, u: Floats64, du: Floats64) 
     name = attrs["gating"]
     own = GATINGS[name].bound(gating_attrs(attrs), g, u)
     if name == "clamped_swiglu":
-        g, u = np.minimum(g, attrs["limit"]), np.clip(u, -attrs["limit"], attrs["limit"]) + 1
+        limit = attrs["limit"]  # beyond it both evaluations are the limit itself
+        dg, du = np.where(g - dg > limit, 0.0, dg), np.where(np.abs(u) - du > limit, 0.0, du)
+        g, u = np.minimum(g, limit), np.clip(u, -limit, limit) + 1
         slope = attrs["alpha"]
     else:
         slope = 1.0
