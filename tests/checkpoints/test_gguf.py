@@ -212,7 +212,7 @@ def test_llama3_scaling_is_recognized_by_its_factors(tmp_path, factor):
         ({"keys": {"attention.head_count": 0}}, CheckpointError, "head_count' is 0"),
         ({"keys": {"embedding_length": 2**31}}, CheckpointError, "embedding_length"),
         ({"keys": {"feed_forward_length": [96, 128]}}, UnsupportedModel, "differs from layer to layer"),
-        ({"keys": {"expert_count": 8}}, UnsupportedModel, "experts"),
+        ({"keys": {"expert_count": 8}}, CheckpointError, "key 'llama.expert_used_count' is missing"),
         ({"arch": "qwen2vl"}, UnsupportedModel, "key general.architecture.*nearest family that is: qwen2"),
         ({"keys": {"rope.scaling.type": "xpos"}}, UnsupportedModel, "'xpos'.*supported: none, linear, yarn, longrope"),
         ({"keys": {"rope.scaling.type": "yarn"}}, CheckpointError, "rope.scaling.factor' is missing"),
