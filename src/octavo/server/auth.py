@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 ALLOWED_HEADERS = (
     "authorization", "content-type", "x-api-key", "api-key", "anthropic-version", "anthropic-beta", "openai-beta",
-    "openai-organization", "openai-project", "x-request-id", "user-agent", "accept",
+    "anthropic-dangerous-direct-browser-access", "openai-organization", "openai-project", "x-request-id", "user-agent",
+    "accept",
 )  # fmt: skip
 EXPOSED = "x-request-id, x-octavo-template, x-octavo-seed, retry-after"
 PREFLIGHT_SECONDS = 600
