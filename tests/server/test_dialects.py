@@ -130,3 +130,35 @@ def test_a_key_is_asked_for_in_every_shape(live: Live, tmp_path: Any) -> None:
             assert answer.status_code == 405 and answer.headers["allow"] == "POST" and error_of(answer)["message"]
     finally:
         assert server.stop() == 0
+
+
+NESTED = json.loads("[" * 500 + "]" * 500)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/messages", {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "input": NESTED}]}]}),
+        ("/v1/messages", {"messages": HELLO, "tools": [{"name": "x", "input_schema": {"a": NESTED}}]}),
+        (
+            "/v1/messages",
+            {"messages": HELLO, "output_config": {"format": {"type": "json_schema", "schema": {"a": NESTED}}}},
+        ),
+        ("/v1/responses", {"input": [{"type": "unknown", "x": NESTED}]}),
+        ("/v1/responses", {"input": "a", "tools": [{"type": "unknown", "x": NESTED}]}),
+        ("/v1/responses", {"input": "a", "text": {"format": {"type": "json_schema", "schema": {"x": NESTED}}}}),
+        ("/v1/responses/input_tokens", {"input": [{"role": "user", "content": NESTED}]}),
+        ("/api/chat", {"messages": [{"role": "user", "content": "x", "tool_calls": [{"function": {"a": NESTED}}]}]}),
+        ("/api/chat", {"messages": HELLO, "tools": [{"x": NESTED}]}),
+        ("/api/chat", {"messages": HELLO, "format": {"x": NESTED}}),
+        ("/api/chat", {"messages": HELLO, "options": {"stop": NESTED}}),
+        ("/completion", {"prompt": "a", "json_schema": {"x": NESTED}}),
+        ("/completion", {"prompt": NESTED}),
+        ("/completion", {"prompt": "a", "logit_bias": NESTED}),
+        ("/apply-template", {"messages": [{"role": "user", "content": "x", "y": NESTED}]}),
+        ("/v1/batches", {"input_file_id": "x", "endpoint": "y", "metadata": {"a": NESTED}}),
+    ],
+)
+def test_what_is_nested_too_deeply_is_refused(live: Live, path: str, body: dict[str, Any]) -> None:
+    answer = httpx.post(live.url + path, json=body, timeout=60)
+    assert answer.status_code == 400 and error_of(answer)["message"], answer.text

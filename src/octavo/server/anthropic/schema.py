@@ -18,6 +18,7 @@ from octavo.async_llm import AsyncLLM
 from octavo.errors import InvalidRequest
 from octavo.request import ChatRequest, Reasoning
 from octavo.sampling_params import SamplingParams
+from octavo.server.limits import check_depth
 
 BILLING = "x-anthropic-billing-header:"  # a system block that changes with every request: the cache would never hit
 _THINKING = ("enabled", "disabled", "adaptive", "between_tools")
@@ -79,6 +80,8 @@ def chat_request(llm: AsyncLLM, body: CountBody) -> ChatRequest:
     """The conversation and what is asked of the answer. InvalidRequest names the field."""
     if not body.messages:
         raise InvalidRequest("messages: at least one message is required.", param="messages")
+    for name, value in (("messages", [said.content for said in body.messages]), ("tools", body.tools)):
+        check_depth(value, name)  # before anything is written as JSON, which goes as deep as it is nested
     messages = _system(body.system)
     for index, said in enumerate(body.messages):
         messages += _messages(said, f"messages[{index}]")

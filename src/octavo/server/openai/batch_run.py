@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 
 from octavo import logs
-from octavo.errors import NotFound, OctavoError
+from octavo.errors import InvalidRequest, NotFound, OctavoError
+from octavo.server.limits import check_depth
 from octavo.server.openai.files import FileStore, write
 
 ENDPOINTS = (
@@ -263,6 +264,10 @@ def _wrong(line: Any, endpoint: str, known: set[str]) -> tuple[str, str] | None:
     """Code and message of what is wrong with a line."""
     if not isinstance(line, dict) or not isinstance(line.get("body"), dict):
         return "invalid_request", "A line must be an object with custom_id, method, url and body."
+    try:
+        check_depth(line["body"], "body")
+    except InvalidRequest as error:
+        return "invalid_request", error.message
     id_ = line.get("custom_id")
     if not isinstance(id_, str) or not id_:
         return "missing_required_parameter", "custom_id is missing."

@@ -20,6 +20,7 @@ from octavo.flow import items as flowing
 from octavo.request import ChatRequest, FinishReason
 from octavo.server.conversation import answer_headers, converse, prompt_ids
 from octavo.server.dialect import OPENAI
+from octavo.server.limits import check_depth
 from octavo.server.openai import response_body
 from octavo.server.openai.response_body import BODY, ResponseFields, items_of, messages_of
 from octavo.server.openai.response_items import Items, encode
@@ -109,6 +110,7 @@ async def input_tokens(request: Request) -> Response:
     front, store = _of(request)
     body: ResponseFields = await front.body(request, BODY)
     front.check_model(body.model)
+    _check(body)
     ids = await prompt_ids(front, _Made(front, store, body).chat())
     return _json({"object": "response.input_tokens", "input_tokens": len(ids)})
 
@@ -122,6 +124,10 @@ def _json(value: object) -> Response:
 
 
 def _check(body: ResponseFields) -> None:
+    """InvalidRequest for what is malformed, before any work; what is kept is written as JSON, as deep as it is."""
+    for name in ("input", "tools", "tool_choice"):
+        check_depth(getattr(body, name), name)
+    check_depth(body.text and body.text.format, "text.format")
     if body.background and (body.store is False or body.stream):
         raise InvalidRequest("background needs store, and is not streamed.", param="background")
     if len(body.metadata or ()) > MAX_METADATA:
