@@ -26,7 +26,7 @@ FOREIGN: dict[str, str] = {
     "VLLM_CPU_OMP_THREADS_BIND": "--threads",
     "VLLM_LOGGING_LEVEL": "--log-level or OCTAVO_LOG_LEVEL",
     "LLAMA_API_KEY": "--api-key or OCTAVO_API_KEY",
-    "OLLAMA_HOST": "--host and --port",
+    "OLLAMA_HOST": "--host and --port, or --also-listen",
     "OLLAMA_CONTEXT_LENGTH": "--max-model-len",
     "OLLAMA_NUM_PARALLEL": "--max-num-seqs",
     "OLLAMA_KV_CACHE_TYPE": "--kv-cache-dtype",

@@ -30,5 +30,5 @@ def prompt():
 
 @check
 def ollama():
-    assert f"{MODEL}:latest" in llm("models")
-    assert llm("-m", f"{MODEL}:latest", "-o", "num_predict", "16", "Say hello.").strip()
+    assert f"ollama/{MODEL}:latest" in llm("models")
+    assert llm("-m", f"ollama/{MODEL}", "-o", "num_predict", "16", "Say hello.").strip()

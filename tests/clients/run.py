@@ -64,6 +64,9 @@ CLIENTS = (
         "`api_base` …/v1, `base_url` for Ollama",
     ),
     Client("llm", "py_llm.py", ("llm", "llm-ollama"), "`api_base` in extra-openai-models.yaml, `OLLAMA_HOST`"),
+    Client("OpenAI Agents SDK", "py_openai_agents.py", ("openai-agents",), BASE),
+    Client("Haystack", "py_haystack.py", ("haystack-ai",), "`api_base_url` …/v1"),
+    Client("shell-gpt", "py_shell_gpt.py", ("shell-gpt",), "`API_BASE_URL` …/v1, `DEFAULT_MODEL`"),
     Client("instructor", "py_instructor.py", ("instructor", "openai"), BASE),
 )  # fmt: skip
 

@@ -144,6 +144,8 @@ def test_an_empty_prompt_loads(live: Live, path: str) -> None:
 class Defaults:
     """An AsyncLLM as far as bodies need it."""
 
+    info: Any = type("Info", (), {"max_model_len": CONTEXT})
+
     def __init__(self, **defaults: Any) -> None:
         self.defaults = defaults
 
@@ -164,6 +166,14 @@ def test_defaults_are_those_of_ollama() -> None:
     formats = [params(format=each).structured_outputs for each in ("", None, "json", {"type": "object"})]
     assert formats[:2] == [None, None] and formats[2] and formats[2].json_object
     assert formats[3] and formats[3].json == '{"type":"object"}'
+
+
+def test_a_context_beyond_the_server_s_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """And used up to what there is."""
+    params(options={"num_ctx": CONTEXT})
+    assert not caplog.records
+    params(options={"num_ctx": 131072})
+    assert "num_ctx 131072" in caplog.text and str(CONTEXT) in caplog.text
 
 
 def test_thinking() -> None:

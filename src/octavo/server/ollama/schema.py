@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from octavo import logs
 from octavo.async_llm import AsyncLLM
 from octavo.errors import InvalidRequest
 from octavo.request import ChatRequest, Reasoning
@@ -27,6 +28,7 @@ OPTIONS = {  # Ollama's name -> ours
     "frequency_penalty": "frequency_penalty", "mirostat": "mirostat", "mirostat_tau": "mirostat_tau",
     "mirostat_eta": "mirostat_eta", "seed": "seed", "stop": "stop",
 }  # fmt: skip
+log = logs.get("server")
 _DURATION = re.compile(r"-?(\d+(\.\d*)?(ns|us|µs|ms|s|m|h))+")
 
 
@@ -111,6 +113,9 @@ def sampling(llm: AsyncLLM, body: Asked) -> SamplingParams:
         given["logprobs"] = body.top_logprobs or 0
     if body.format:
         given["structured_outputs"] = {"json_object": True} if body.format == "json" else {"json": body.format}
+    context, served = options.get("num_ctx"), llm.info.max_model_len
+    if isinstance(context, int) and context > served:
+        log.warning("num_ctx %d is above the context that is served, which counts: %d", min(context, 10**9), served)
     limit = options.get("num_predict")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
         raise InvalidRequest("options.num_predict must be a whole number.", param="options.num_predict")
