@@ -2,11 +2,12 @@
 
     python bench/perplexity.py MODEL [--limit N] [--isa ISA] [--kv bf16] [--kl PROMPTS] [--make-reference]
 
-Windows of 1,024 ids do not overlap; the first id of each has no loss. The ratio of the two perplexities must be within
-half a percent. Greedy agreement: on 100 prompts of 64 to 256 ids, whether the most likely id is the same at each of the
-last 64 positions. The reference's figures are in bench/data/reference.json by the model's SHA-256; --make-reference
-computes them, and --kl N computes the divergence KL(reference || native) of whole distributions on N of the prompts
-(both need torch: pip install octavo[reference]).
+Windows of 1,024 ids do not overlap; the first id of each has no loss. A model that begins sequences with BOS has it at
+the beginning of each window and prompt. The ratio of the two perplexities must be within half a percent. Greedy
+agreement: on 100 prompts of 64 to 256 ids, whether the most likely id is the same at each of the last 64 positions.
+The reference's figures are in bench/data/reference.json by the model's SHA-256; --make-reference computes them (of the
+first --limit windows), and --kl N computes the divergence KL(reference || native) of whole distributions on N of the
+prompts (both need torch: pip install octavo[reference]).
 
 With --quantization int8 or q4 (of float weights) the reference is the same file natively with its own floats and a
 float32 cache: tests/execution/test_verify.py holds that to float32 within 1e-5.
@@ -25,6 +26,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +51,33 @@ LIMIT = 0.005
 Floats = NDArray[np.float32]
 
 
-def text_ids(checkpoint: Checkpoint) -> list[int]:
-    """The whole text, without special ids."""
-    text = gzip.decompress((DATA / "moby-dick.txt.gz").read_bytes()).decode()
-    return Tokenizer.from_checkpoint(checkpoint).encode(text)
+@dataclass(frozen=True)
+class Text:
+    """The ids of the whole text, and what the model puts in front of a sequence: BOS or nothing."""
 
+    ids: Sequence[int]
+    first: tuple[int, ...]
 
-def windows(ids: Sequence[int]) -> list[Sequence[int]]:
-    return [ids[at : at + WINDOW] for at in range(0, len(ids) - WINDOW + 1, WINDOW)]
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Text:
+        tokenizer = Tokenizer.from_checkpoint(checkpoint)
+        text = gzip.decompress((DATA / "moby-dick.txt.gz").read_bytes()).decode()
+        first = (tokenizer.bos_id,) if tokenizer.adds_bos and tokenizer.bos_id is not None else ()
+        return cls(tokenizer.encode(text), first)
 
+    def windows(self) -> list[Sequence[int]]:
+        size = WINDOW - len(self.first)
+        return [[*self.first, *self.ids[at : at + size]] for at in range(0, len(self.ids) - size + 1, size)]
 
-def prompts(ids: Sequence[int]) -> Iterator[Sequence[int]]:
-    """The same ones in every run."""
-    source = random.Random(0)
-    for _ in range(PROMPTS):
-        at, length = source.randrange(len(ids) - 256), source.randint(64, 256)
-        yield ids[at : at + length]
+    def prompts(self) -> Iterator[Sequence[int]]:
+        """The same ones in every run."""
+        source = random.Random(0)
+        for _ in range(PROMPTS):
+            at, length = source.randrange(len(self.ids) - 256), source.randint(64, 256)
+            yield [*self.first, *self.ids[at : at + length]]
+
+    def digest(self) -> str:
+        return hashlib.sha256(np.asarray([*self.first, *self.ids], "<i4").tobytes()).hexdigest()
 
 
 class Native:
@@ -156,42 +169,38 @@ def log_softmax(rows: Floats) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
-def make_reference(checkpoint: Checkpoint, ids: Sequence[int]) -> dict[str, Any]:
+def make_reference(checkpoint: Checkpoint, text: Text, limit: int | None) -> dict[str, Any]:
     """The entry of reference.json."""
     reference = Reference(checkpoint)
     losses = []
-    for number, window in enumerate(windows(ids)):
+    for number, window in enumerate(text.windows()[:limit]):
         losses.append(round(reference.loss(window), 9))
         print(f"window {number}: {losses[-1]:.6f}", file=sys.stderr, flush=True)
-    best = np.stack([reference.last_logits(prompt).argmax(axis=1) for prompt in prompts(ids)])
+    best = np.stack([reference.last_logits(prompt).argmax(axis=1) for prompt in text.prompts()])
     packed = base64.b64encode(zlib.compress(best.astype("<i4").tobytes(), 9)).decode()
-    return {"file": checkpoint.path.name, "ids": digest_of(ids), "losses": losses, "greedy": packed}
+    return {"file": checkpoint.path.name, "ids": text.digest(), "losses": losses, "greedy": packed}
 
 
-def digest_of(ids: Sequence[int]) -> str:
-    return hashlib.sha256(np.asarray(ids, "<i4").tobytes()).hexdigest()
-
-
-def stored_reference(sha256: str, ids: Sequence[int]) -> dict[str, Any]:
+def stored_reference(sha256: str, text: Text) -> dict[str, Any]:
     """The committed figures. Exits with a message where they are missing or of other ids."""
     known = json.loads((DATA / "reference.json").read_text())
     if sha256 not in known:
         sys.exit(f"bench/data/reference.json has no figures for a model of SHA-256 {sha256}; run with --make-reference")
     found: dict[str, Any] = known[sha256]
-    if found["ids"] != digest_of(ids):
+    if found["ids"] != text.digest():
         sys.exit("the tokenizer gives other ids than those of bench/data/reference.json: the losses do not compare")
     return found
 
 
-def native_losses(native: Native, ids: Sequence[int], limit: int | None) -> list[float]:
+def native_losses(native: Native, text: Text, limit: int | None) -> list[float]:
     """The mean loss of each of the first `limit` windows."""
-    return [-float(np.mean([each.logprob for each in native.score(window)])) for window in windows(ids)[:limit]]
+    return [-float(np.mean([each.logprob for each in native.score(window)])) for window in text.windows()[:limit]]
 
 
-def compare_losses(native: Native, ids: Sequence[int], wanted: Sequence[float], limit: int | None) -> float:
+def compare_losses(native: Native, text: Text, wanted: Sequence[float], limit: int | None) -> float:
     """Native loss of the first `limit` windows against the reference's; the ratio of perplexities."""
     begin = time.perf_counter()
-    losses = native_losses(native, ids, limit)
+    losses = native_losses(native, text, min(limit or len(wanted), len(wanted)))
     seconds = time.perf_counter() - begin
     ours, theirs = float(np.mean(losses)), float(np.mean(wanted[: len(losses)]))
     ratio = math.exp(ours - theirs)
@@ -203,18 +212,18 @@ def compare_losses(native: Native, ids: Sequence[int], wanted: Sequence[float], 
     return ratio
 
 
-def compare_greedy(native: Native, ids: Sequence[int], packed: str) -> None:
+def compare_greedy(native: Native, text: Text, packed: str) -> None:
     best = np.frombuffer(zlib.decompress(base64.b64decode(packed)), "<i4").reshape(PROMPTS, LAST)
-    found = (native.last_logits(prompt).argmax(axis=1) for prompt in prompts(ids))
+    found = (native.last_logits(prompt).argmax(axis=1) for prompt in text.prompts())
     equal = [mine == wanted for mine, wanted in zip(found, best, strict=True)]
     print(f"greedy agreement   {np.mean(equal):.4%} of {PROMPTS * LAST} positions; "
           f"at the end of a prompt {np.mean([each[-1] for each in equal]):.0%}")  # fmt: skip
 
 
-def compare_distributions(native: Native, checkpoint: Checkpoint, ids: Sequence[int], count: int) -> None:
+def compare_distributions(native: Native, checkpoint: Checkpoint, text: Text, count: int) -> None:
     reference = Reference(checkpoint)
     divergences = []
-    for _, prompt in zip(range(count), prompts(ids), strict=False):
+    for _, prompt in zip(range(count), text.prompts(), strict=False):
         wanted, found = log_softmax(reference.last_logits(prompt)), log_softmax(native.last_logits(prompt))
         divergences.append((np.exp(wanted) * (wanted - found)).sum(axis=1))
     every = np.concatenate(divergences)
@@ -222,10 +231,10 @@ def compare_distributions(native: Native, checkpoint: Checkpoint, ids: Sequence[
           f"99 % {np.quantile(every, 0.99):.6f}, max {every.max():.6f} nats over {len(every)} positions")  # fmt: skip
 
 
-def compare_rounded(checkpoint: Checkpoint, ids: Sequence[int], options: argparse.Namespace) -> None:
+def compare_rounded(checkpoint: Checkpoint, text: Text, options: argparse.Namespace) -> None:
     """Weights rounded while loading against the file's own floats. The limit is for int8; q4 is told as it is."""
     floats = Native(checkpoint, isa=options.isa, kv="float32", threads=options.threads)
-    wanted = native_losses(floats, ids, options.limit)
+    wanted = native_losses(floats, text, options.limit)
     del floats
     native = Native(
         checkpoint, isa=options.isa, kv=options.kv, threads=options.threads, quantization=options.quantization
@@ -233,7 +242,7 @@ def compare_rounded(checkpoint: Checkpoint, ids: Sequence[int], options: argpars
     print(
         f"{checkpoint.path.name} as {options.quantization}, {native.executor.isa}, {options.kv} KV, against its floats"
     )
-    ratio = compare_losses(native, ids, wanted, options.limit)
+    ratio = compare_losses(native, text, wanted, options.limit)
     if options.quantization == "int8" and abs(ratio - 1) > LIMIT:
         sys.exit(f"the perplexity ratio {ratio:.6f} is not within {LIMIT:.1%}")
 
@@ -250,23 +259,23 @@ def main() -> None:
     parser.add_argument("--make-reference", action="store_true")
     options = parser.parse_args()
     checkpoint = open_checkpoint(options.model)
-    sha256, ids = checkpoint.digest(), text_ids(checkpoint)
+    sha256, text = checkpoint.digest(), Text.of(checkpoint)
     if options.make_reference:
         file = DATA / "reference.json"
         known = json.loads(file.read_text()) if file.exists() else {}
-        known[sha256] = make_reference(checkpoint, ids)
+        known[sha256] = make_reference(checkpoint, text, options.limit)
         file.write_text(json.dumps(known, indent=1) + "\n")
         return
     if options.quantization != "auto":
-        return compare_rounded(checkpoint, ids, options)
-    stored = stored_reference(sha256, ids)
+        return compare_rounded(checkpoint, text, options)
+    stored = stored_reference(sha256, text)
     native = Native(checkpoint, isa=options.isa, kv=options.kv, threads=options.threads)
-    print(f"{checkpoint.path.name}, {native.executor.isa}, {options.kv} KV, {len(ids)} ids of text")
-    ratio = compare_losses(native, ids, stored["losses"], options.limit)
+    print(f"{checkpoint.path.name}, {native.executor.isa}, {options.kv} KV, {len(text.ids)} ids of text")
+    ratio = compare_losses(native, text, stored["losses"], options.limit)
     if options.limit is None:
-        compare_greedy(native, ids, stored["greedy"])
+        compare_greedy(native, text, stored["greedy"])
     if options.kl:
-        compare_distributions(native, checkpoint, ids, options.kl)
+        compare_distributions(native, checkpoint, text, options.kl)
     if abs(ratio - 1) > LIMIT:
         sys.exit(f"the perplexity ratio {ratio:.6f} is not within {LIMIT:.1%}")
 

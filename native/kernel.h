@@ -29,11 +29,12 @@ static inline float float_arg(i64 bits) {
 // [layer][kv head]{K, V}. With 16 = kPage tokens:
 //   bf16 (layout id kv.bf16.t16.1):  K [head_dim/2][16 tokens][2], V [8 token pairs][head_dim][2]   (bf16)
 //   f32  (layout id kv.f32.t16.1):   K [head_dim][16 tokens],      V [16 tokens][head_dim]         (float)
+//   f16  (layout id kv.f16.t16.1):   as f32, of IEEE half precision; what is beyond 65,504 becomes an infinity
 //   int8 (layout id kv.int8.t16.1):  K and V as in bf16, of int8 codes, then scale of K [16 tokens], of V [16 tokens] (float)
 //     value = code * scale, scale = max|x| / 127 of the token's head, code = round(x * (127 / max|x|)) to nearest even.
 //     Scales are float32: 16 of them are one line and one register, and max|x| / 127 is not rounded a second time.
 //     A head whose max|x| is below 1e-36 is zero; one that is not finite has codes of 0 and a scale of infinity.
-enum KvDtype : int32_t { kKvBf16, kKvFloat, kKvInt8 };
+enum KvDtype : int32_t { kKvBf16, kKvFloat, kKvInt8, kKvHalf };
 struct KvGroup {
   uint8_t* pool;
   i64 pages, page_bytes, layer_bytes, head_bytes;  // head_bytes: K and V of one head of one layer

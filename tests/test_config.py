@@ -113,7 +113,7 @@ def test_every_option_is_set_by_its_variable(name: str, tmp_path: Path) -> None:
     [
         ({"port": "70000"}, {}, ["--port", "0 to 65535", "70000"]),
         ({}, {"OCTAVO_ARG_PORT": "tcp://10.0.0.1:80"}, ["--port", "OCTAVO_ARG_PORT", "tcp://10.0.0.1:80"]),
-        ({"kv_cache_dtype": "fp8"}, {}, ["--kv-cache-dtype", "int8", "fp8"]),
+        ({"kv_cache_dtype": "fp8"}, {}, ["--kv-cache-dtype", "int8", "fp16", "fp8"]),
         ({"block_size": "48"}, {}, ["--block-size", "16, 32 or 64", "48"]),
         ({"gpu_memory_utilization": "nan"}, {}, ["--gpu-memory-utilization", "nan"]),
         ({"offline": "maybe"}, {}, ["--offline", "true or false"]),
@@ -188,6 +188,17 @@ def test_notices() -> None:
     assert any("VLLM_CPU_KVCACHE_SPACE" in each and "--kv-cache-memory" in each for each in notices)
     assert any("OCTAVO_ARG_CTX_SIZE" in each for each in notices)
     assert any("OCTAVO_ARG_THREAD " in each and "OCTAVO_ARG_THREADS?" in each for each in notices)
+
+
+@pytest.mark.parametrize(
+    ("word", "dtype"), [("f16", "fp16"), ("q8_0", "int8"), ("bfloat16", "bf16"), ("F32", "float32")]
+)
+def test_a_near_equivalent_is_told(word: str, dtype: str) -> None:
+    """llama.cpp's q8_0 is another layout than int8; its other words mean the very same."""
+    made = resolve({"kv_cache_dtype": word}, {})
+    assert made.engine.kv_cache_dtype == dtype
+    told = ("--kv-cache-dtype q8_0: int8, a scale per token and head",)
+    assert made.notices == (told if dtype == "int8" else ())
 
 
 def test_a_kubernetes_service_called_octavo_changes_nothing() -> None:

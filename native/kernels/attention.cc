@@ -194,7 +194,7 @@ static void load_queries(const Work& w, const Block& b, i64 head, const Buffers&
       if (c < columns) store_bf16(to + c, load(q + c));
     }
 #endif
-    if constexpr (KIND == kBf16Wide || KIND == kFloat)
+    if constexpr (KIND == kBf16Wide || kAlone<KIND>)
       for (; c < columns; c += 16) store(out + r * columns + c, load(q + c));
   }
 }
@@ -371,6 +371,8 @@ static void attention(const i64* args, const Run& run) {
          reinterpret_cast<uint8_t*>(args[9]), args[10], args[11], args + 12, 0, block_rows, 0, false, nullptr};
   if (group.dtype == kKvFloat)
     share<kFloat>(w);
+  else if (group.dtype == kKvHalf)
+    share<kHalf>(w);
   else if (group.dtype == kKvInt8)
     share<kInt8>(w);
   else

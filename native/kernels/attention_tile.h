@@ -22,12 +22,11 @@
 // of the largest one, and both products are sums of int16 pairs in int32, exact in any order: at most 1024 * 16383 * 127 and
 // 256 * 32767 * 127, below 2^31. The rounding of q and p is 64 times finer than that of bf16; l sums p in float.
 #pragma once
+#include "attention_keys.h"
 #include "attention_merge.h"
 
 OCTAVO_BEGIN
 namespace {
-
-enum KeyKind { kBf16Dot, kBf16Wide, kFloat, kInt8 };
 
 // Queries of a register tile, by the number of registers: queries x pages (or columns) accumulators, the keys (or values),
 // one broadcast.
@@ -40,18 +39,6 @@ constexpr int kMaxQueries = 2, kNarrow = 1, kWide = 1, kColumns = 1;
 #endif
 constexpr int kPages = kSplit / kPage;
 constexpr float kQueryMost = 16383, kWeightMost = 32767;  // codes of q and of weights over int8 pages
-
-// The accumulator of a product.
-template <KeyKind KIND>
-struct Sum {
-  using T = F;
-  static inline T none() { return zero(); }
-};
-template <>
-struct Sum<kInt8> {
-  using T = I;
-  static inline T none() { return zeroi(); }
-};
 
 struct Split {
   const uint8_t* page[kPages];  // K of the head in each page of [first, last); V follows v_offset bytes later
@@ -83,7 +70,7 @@ static inline F capped(F s, float cap_in, float cap) {
   return select(lt(x, zero()), neg(t), t);
 }
 
-// Step d of the dot products: a pair of columns (one column of floats) of the keys of NP pages with NQ queries at q.
+// Step d of the dot products: a pair of columns (one column of floats or halves) of the keys of NP pages with NQ queries at q.
 template <KeyKind KIND, int NQ, int NP>
 static inline void score_step(typename Sum<KIND>::T (&acc)[NQ][NP], const uint8_t* const (&k)[NP], const float* q,
                               i64 stride, i64 d) {
@@ -120,10 +107,10 @@ static inline void score_step(typename Sum<KIND>::T (&acc)[NQ][NP], const uint8_
       for (int i = 0; i < NQ; i++) acc[i][j] = dot_i16(acc[i][j], w, seti(bits_of(q + i * stride + d)));
     }
   }
-  if constexpr (KIND == kFloat) {
+  if constexpr (kAlone<KIND>) {
 #pragma GCC unroll 4
     for (int j = 0; j < NP; j++) {
-      const F w = load(reinterpret_cast<const float*>(k[j] + d * 64));
+      const F w = elements<KIND>(k[j], d * 16);
 #pragma GCC unroll 8
       for (int i = 0; i < NQ; i++) acc[i][j] = fma(w, set1(q[i * stride + d]), acc[i][j]);
     }
@@ -141,10 +128,10 @@ static void scores(const Split& a, int q0, int page, bool ahead) {
   const uint8_t* k[NP];
 #pragma GCC unroll 4
   for (int j = 0; j < NP; j++) k[j] = a.page[page + j];
-  const i64 steps = KIND == kFloat ? a.head_dim : a.head_dim / 2;
+  const i64 steps = kAlone<KIND> ? a.head_dim : a.head_dim / 2;
   const i64 stride = KIND == kBf16Dot || KIND == kInt8 ? steps : a.head_dim;
   const float* q = a.q + q0 * stride;
-  const i64 lines = KIND == kInt8 ? 4 : 8;  // that a page's 8 steps read
+  const i64 lines = KIND == kInt8 || KIND == kHalf ? 4 : 8;  // that a page's 8 steps read
   i64 v_page = 0, v_line = 0;               // V is asked for at the pace of reading K, page after page
   for (i64 at = 0; at < steps; at += 8) {   // head_dim is a multiple of 16
     if (ahead)
@@ -198,7 +185,7 @@ static inline void value_step(typename Sum<KIND>::T (&acc)[NQ][NC], const uint8_
     }
   }
 #endif
-  if constexpr (KIND == kBf16Wide || KIND == kFloat) {
+  if constexpr (KIND == kBf16Wide || kAlone<KIND>) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; j++) {
       F even, odd;
@@ -207,8 +194,8 @@ static inline void value_step(typename Sum<KIND>::T (&acc)[NQ][NC], const uint8_
         even = as_f(shl_i<16>(w));
         odd = as_f(and_i(w, seti(static_cast<int32_t>(0xffff0000u))));
       } else {
-        even = load(reinterpret_cast<const float*>(v) + j * 16);
-        odd = load(reinterpret_cast<const float*>(v) + head_dim + j * 16);
+        even = elements<KIND>(v, j * 16);
+        odd = elements<KIND>(v, head_dim + j * 16);
       }
 #pragma GCC unroll 8
       for (int i = 0; i < NQ; i++) {
@@ -228,7 +215,7 @@ static void values(const Split& a, int q0, i64 c, bool ahead, float* o) {
 #pragma GCC unroll 4
     for (int j = 0; j < NC; j++) acc[i][j] = Sum<KIND>::none();
   const i64 pair = a.head_dim * (KIND == kFloat ? 8 : KIND == kInt8 ? 2 : 4);
-  const i64 column = KIND == kInt8 ? 2 : 4;                  // bytes of two tokens' values; floats: one token's
+  const i64 column = KIND == kInt8 || KIND == kHalf ? 2 : 4;  // bytes of two tokens' values; floats, halves: one token's
   const i64 lines = (a.v_offset / 64 + kPage / 2 - 1) / (kPage / 2);  // of a page's K, for each pair
   for (int page = a.first_seen; page < a.last_seen; page++) {
     const uint8_t* v = a.page[page] + a.v_offset + c * column;

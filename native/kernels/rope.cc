@@ -79,6 +79,19 @@ static inline void write_float(float* page, const float* x, i64 head_dim, int at
     for (i64 d = 0; d < head_dim; d++) page[d * kPage + at] = x[d];
 }
 
+// The order of float pages.
+static inline void write_half(uint16_t* page, const float* x, i64 head_dim, int at, bool v) {
+  for (i64 d = 0; d < head_dim; d += 16) {
+    if (v) {
+      store_f16(page + at * head_dim + d, load(x + d));
+      continue;
+    }
+    alignas(32) uint16_t h[16];
+    store_f16(h, load(x + d));
+    for (int i = 0; i < 16; i++) page[(d + i) * kPage + at] = h[i];
+  }
+}
+
 // Codes in the order of bf16 pages, then the scales (kernel.h). Every byte is stored alone: no other row's is touched.
 static inline void write_int8(uint8_t* head, const float* x, i64 head_dim, int at, bool v) {
   F most = zero(), broken = zero();
@@ -122,6 +135,8 @@ static void kv_write(const i64* args, const Run& run, Tile& tile) {
         write_int8(base, x, group.head_dim, at, v);
       else if (group.dtype == kKvFloat)
         write_float(reinterpret_cast<float*>(to), x, group.head_dim, at, v);
+      else if (group.dtype == kKvHalf)
+        write_half(reinterpret_cast<uint16_t*>(to), x, group.head_dim, at, v);
       else if (whole)
         (v ? write_page_v : write_page_k)(reinterpret_cast<uint16_t*>(to), x, tile.ld, group.head_dim);
       else if (v)

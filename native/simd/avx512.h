@@ -170,6 +170,9 @@ static inline void store_bf16(uint16_t* p, F a) {
 static inline F load_f16(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
+static inline void store_f16(uint16_t* p, F a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 
 static inline float reduce_add(F a) {
   const __m256 h = _mm256_add_ps(_mm512_castps512_ps256(a.v),

@@ -217,6 +217,22 @@ static inline F load_f16(const uint16_t* p) {
   const I nan = and_i(spread(gt_i(and_i(h, seti(0x7fff)), seti(0x7c00))), seti(0x400000));
   return as_f(or_i(or_i(or_i(as_i(size), and_i(special, seti(0x7f800000))), nan), shl_i<16>(and_i(h, seti(0x8000)))));
 }
+// To nearest even, a NaN quiet. Below 2^-14 the unit is 2^-24, that of a float of 0.5: adding it rounds.
+static inline void store_f16(uint16_t* p, F a) {
+  for (int i = 0; i < 16; i++) {
+    const float size = __builtin_fabsf(a.v[i / 4][i % 4]), shifted = size + 0.5f;
+    uint32_t u, small, sign;
+    __builtin_memcpy(&u, &size, 4);
+    __builtin_memcpy(&small, &shifted, 4);
+    sign = static_cast<uint32_t>(as_i(a).v[i / 4][i % 4]) >> 16 & 0x8000;
+    const uint32_t normal = (u - 0x38000000u + 0xfff + (u >> 13 & 1)) >> 13;
+    const uint32_t h = u > 0x7f800000u   ? 0x7e00 | (u >> 13 & 0x3ff)
+                       : u >= 0x477ff000u ? 0x7c00
+                       : u >= 0x38800000u ? normal
+                                          : small - 0x3f000000u;
+    p[i] = static_cast<uint16_t>(sign | h);
+  }
+}
 
 static inline float reduce_add(F a) {
   const V4 q = (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]);

@@ -5,7 +5,7 @@
 // static inside the variant's own namespace. Bits: avx2, avx512 and avx512bf16 agree in every function; portable differs
 // where a fma is written (it multiplies, then adds).
 //
-//   zero set1 seti zeroi iota            load store load_n store_n loadi storei load_bf16 store_bf16 load_f16 load_i8 load_u8
+//   zero set1 seti zeroi iota            load store load_n store_n loadi storei load_bf16 store_bf16 load_f16 store_f16 load_i8 load_u8
 //   most16(v): lane i is the largest lane of v[i], of 16 vectors
 //   store_codes(p, q, a, b, c, d): lanes in -127..127 as bytes, a and b to p, c and d to q; gives sums that sums16(8 such
 //   results, first, second) puts in order: lane 2i is the sum of a (first) or b (second) of result i, lane 2i + 1 of c or d

@@ -56,8 +56,7 @@ class EngineConfig:
         None, text("DIR", auto=True), "folder of hub downloads (default: the hub's cache)", MODEL, rare=True
     )
     offline: bool = option(
-        False, switch(), "never use the network", MODEL, env=("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-    )
+        False, switch(), "never use the network", MODEL, env=("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
     dtype: str = option(
         "auto", choice("auto", "float16", "bfloat16", "float32", half="float16", float="float32"),
         "type of unquantized weights; auto keeps the file's", MODEL, rare=True,
@@ -89,8 +88,10 @@ class EngineConfig:
     )
     kv_cache_dtype: str = option(
         "auto",
-        choice("auto", "bf16", "float32", "int8", bfloat16="bf16", fp32="float32", f32="float32", q8_0="int8"),
-        "type of the KV cache; auto: bf16; int8: half of its memory, with a scale per token and head", MEMORY,
+        choice(
+            "auto", "bf16", "fp16", "float32", "int8", bfloat16="bf16", f16="fp16", half="fp16", float16="fp16",
+            fp32="float32", f32="float32", q8_0="int8", notices=(("q8_0", "int8, a scale per token and head"),),
+        ), "type of the KV cache; auto: bf16; int8: half of its memory, with a scale per token and head", MEMORY,
         aliases=("-ctk", "--cache-type-k"),
     )
     block_size: int = option(

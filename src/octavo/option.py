@@ -35,6 +35,7 @@ class Kind:
     many: bool = False  # the flag may be repeated; the value is a tuple
     secret: bool = False  # never printed
     yaml_object: bool = False  # a JSON object, so dotted flags reach into it
+    notices: tuple[tuple[str, str], ...] = ()  # word -> what is said at start where it is written: a near equivalent
 
     def parse(self, value: object) -> object:
         """The typed value of `value` (text or already typed); ValueError if it is not one."""
@@ -75,6 +76,11 @@ class Option:
             raise ConfigError(
                 f"{self.flag}{where}: expected {self.kind.expects}, got {shown}.", flag=self.flag
             ) from None
+
+    def notice(self, value: object, source: str) -> str | None:
+        """What start-up says of a value that something near to it stands in for."""
+        said = dict(self.kind.notices).get(str(value).strip().lower())
+        return said and f"{source} {value}: {said}"
 
 
 def option(
@@ -247,8 +253,8 @@ def milliseconds(low: float, high: float) -> Kind:
     return Kind("MS", _range(low, high, "a duration", "milliseconds (100, 100ms, 1s)"), read)
 
 
-def choice(*names: str, **synonyms: str) -> Kind:
-    """One of the names, whatever its case; synonyms are other people's words for them."""
+def choice(*names: str, notices: tuple[tuple[str, str], ...] = (), **synonyms: str) -> Kind:
+    """One of the names, whatever its case; synonyms are other people's words for them, notices what is said of some."""
 
     def read(value: object) -> object:
         word = str(value).strip().lower()
@@ -257,7 +263,7 @@ def choice(*names: str, **synonyms: str) -> Kind:
             raise ValueError(value)
         return word
 
-    return Kind("|".join(names), "one of " + ", ".join(names), read)
+    return Kind("|".join(names), "one of " + ", ".join(names), read, notices=notices)
 
 
 def text(metavar: str = "TEXT", *, auto: bool = False) -> Kind:

@@ -95,7 +95,8 @@ def resolve(flags: Mapping[str, object] | None = None, environ: Mapping[str, str
         path = Path(str(raw["config"][0])).expanduser()
         for name, value in read_yaml(path).items():
             raw.setdefault(name, (value, f"{path}: {name.replace('_', '-')}"))
-    values = {name: options[name].parse(value, source) for name, (value, source) in raw.items()}
+    values = {name: options[name].parse(*found) for name, found in raw.items()}
+    said = filter(None, (options[name].notice(*found) for name, found in raw.items()))
 
     def made(noun: type[T]) -> T:
         return noun(**{each.name: values[each.name] for each in options_of(noun) if each.name in values})
@@ -106,7 +107,7 @@ def resolve(flags: Mapping[str, object] | None = None, environ: Mapping[str, str
         made(ServerConfig),
         made(LogConfig),
         sources={name: source for name, (_, source) in raw.items()},
-        notices=environment_notices(env),
+        notices=(*environment_notices(env), *said),
     )
 
 

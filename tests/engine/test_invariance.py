@@ -1,8 +1,9 @@
 """Promise one on the native executor, bit for bit: ids and logprobs depend on the request alone.
 
 Not on the batch, chunking, preemption, the prefix cache, the block size, run-ahead or the number of threads. The tiny
-model runs every variant of the instruction set, a hybrid one (windows beside full attention) and mixtures of experts
-the best, SmolLM2 and Gemma 3 270M the best one at length, SmolLM2 the others shortly.
+model runs every variant of the instruction set; a hybrid one (windows beside full attention), mixtures of experts and
+ones of every weight format the best, with each dtype of the cache; SmolLM2, Gemma 3 270M and Qwen2.5-Coder-0.5B the
+best one at length, SmolLM2 the others shortly.
 """
 
 import random
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from octavo.checkpoints.checkpoint import open_checkpoint
 from octavo.kernels import library
+from octavo.quantization.format import FORMATS, GGML_TYPES, format_named
 from octavo.request import Request
 from tests import real, tiny
 from tests.engine.native_world import Answers, Model, alone, assert_equal, drive, requests
@@ -62,17 +65,35 @@ def oss_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return families.gguf_file(path, families.CASES["gpt_oss"], quantization={"": "q8_0", **stacks})
 
 
+@pytest.fixture(scope="module")
+def formats_gguf(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Models that have every weight format between them, another one for each role: first format -> file."""
+    from tests.execution import test_formats as formats  # imports torch
+
+    folder, config = tmp_path_factory.mktemp("formats"), tiny.config(**formats.SHAPE)
+    firsts = range(0, len(formats.QUANTIZED), len(formats.STEMS))
+    return {
+        i: tiny.gguf_file(folder / f"{i}.gguf", config, quantization=formats.mixture(first))
+        for i, first in enumerate(firsts)
+    }
+
+
 BEST = VARIANTS[0]
 WORLDS = [
     *((isa, "bf16", "tiny") for isa in VARIANTS),
-    (BEST, "int8", "tiny"), (BEST, "bf16", "hybrid"), (BEST, "bf16", "moe"), (BEST, "int8", "oss"),
+    *((BEST, kv_dtype, "tiny") for kv_dtype in ("float32", "fp16", "int8")),
+    *((BEST, kv_dtype, "hybrid") for kv_dtype in ("bf16", "float32", "fp16", "int8")),
+    (BEST, "bf16", "moe"), (BEST, "int8", "oss"),
+    *((BEST, kv_dtype, f"formats-{i}") for i, kv_dtype in enumerate(("bf16", "int8", "fp16"))),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=WORLDS, ids="-".join)
 def world(request: pytest.FixtureRequest) -> World:
     isa, kv_dtype, name = request.param
-    model = Model(request.getfixturevalue(f"{name}_gguf"), isa=isa, kv_dtype=kv_dtype, kv_bytes=4 << 20)
+    kind, _, number = name.partition("-")
+    path = request.getfixturevalue(f"{kind}_gguf")
+    model = Model(path[int(number)] if number else path, isa=isa, kv_dtype=kv_dtype, kv_bytes=8 << 20)
     return World(model, requests(tiny.VOCAB_SIZE, 15, longest=200))
 
 
@@ -143,10 +164,15 @@ def test_threads(world: World, threads: int) -> None:
     assert_equal(drive(model.engine(), world.wanted), world.truth)
 
 
-def test_float32_cache(tiny_gguf: Path) -> None:
-    wanted = requests(tiny.VOCAB_SIZE, 15)
-    world = World(Model(tiny_gguf, kv_dtype="float32"), wanted)
-    assert_equal(drive(world.model.engine(max_batched_tokens=40), wanted), world.truth)
+def test_the_models_of_formats_have_every_format(formats_gguf: dict[int, Path]) -> None:
+    found = {
+        tensor.format
+        for path in formats_gguf.values()
+        for tensor in open_checkpoint(path).tensors.values()
+        if len(tensor.shape) == 2
+    }
+    assert found == {name for name in FORMATS if format_named(name).split is not None and name in GGML_TYPES.values()}
+    assert len(formats_gguf) == sum(name.startswith("formats-") for _, _, name in WORLDS)
 
 
 def test_smollm2() -> None:
@@ -161,17 +187,23 @@ def test_smollm2() -> None:
 
 
 @pytest.mark.slow
-def test_gemma3_beyond_its_window() -> None:
-    """The real hybrid model: prompts of up to 700 ids against windows of 512."""
-    model = Model(real.gemma3(), kv_bytes=512 << 20, max_model_len=1024)
-    world = World(model, requests(262144, 8, longest=700, answer=10))
+@pytest.mark.parametrize("kv_dtype", ["bf16", "float32", "fp16", "int8"])
+@pytest.mark.parametrize(
+    ("name", "vocab", "longest"), [("gemma-3-270m", 262144, 700), ("qwen2.5-coder-0.5b-instruct", 151936, 400)]
+)
+def test_other_real_models(name: str, vocab: int, longest: int, kv_dtype: str) -> None:
+    """The hybrid one with prompts of up to 700 ids against windows of 512, and one with biases and 7 heads on a key."""
+    settings = {"kv_dtype": kv_dtype, "kv_bytes": 256 << 20, "max_model_len": 1024}
+    model = Model(real.model(name), **settings)
+    world = World(model, requests(vocab, 8, longest=longest, answer=10))
     core = model.engine(run_ahead=8)
     assert_equal(drive(core, world.wanted, stagger=random.Random(1)), world.truth)
     again = [replace(request, request_id=request.request_id + "w") for request in world.wanted]
     found = drive(core, again)
     assert_equal({(name[:-1], choice): answer for (name, choice), answer in found.items()}, world.truth)
+    assert core.stats().hit_tokens > 0
     assert_equal(drive(model.engine(max_batched_tokens=45, block_size=64), world.wanted), world.truth)
-    one = Model(real.gemma3(), kv_bytes=512 << 20, max_model_len=1024, threads=1)
+    one = Model(real.model(name), threads=1, **settings)
     assert_equal(drive(one.engine(max_batched_tokens=77), world.wanted), world.truth)
 
 

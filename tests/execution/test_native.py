@@ -111,7 +111,7 @@ def session(path: Path) -> Session:
     return Session(path)
 
 
-@pytest.mark.parametrize("kv", ["bf16", "float32", "int8"])
+@pytest.mark.parametrize("kv", ["bf16", "float32", "fp16", "int8"])
 @pytest.mark.parametrize("isa", VARIANTS)
 def test_equal_bits_for_every_loop_thread_count_and_chunking(isa: str, kv: str, path: Path) -> None:
     wanted = [Session(path, isa, 1, kv).answers([prompt]) for prompt in PROMPTS[:1]]

@@ -35,7 +35,7 @@ def config(folder: Path, **changes: object) -> EngineConfig:
 
 
 @pytest.mark.parametrize("isa", runnable_variants())
-@pytest.mark.parametrize("kv", ["bf16", "float32", "int8"])
+@pytest.mark.parametrize("kv", ["bf16", "float32", "fp16", "int8"])
 def test_tiny_models_pass(isa: str, kv: str, tmp_path: Path) -> None:
     window = tiny.config("mistral", sliding_window=17, num_key_value_heads=1)
     biased = tiny.config("qwen2", num_attention_heads=6, hidden_size=96, tie_word_embeddings=True)
@@ -152,7 +152,7 @@ def test_smollm2(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", runnable_variants())
 def test_smollm2_on_every_variant(isa: str, tmp_path: Path) -> None:
-    for kv in ("bf16", "float32", "int8"):
+    for kv in ("bf16", "float32", "fp16", "int8"):
         assert verify.verify(real.smollm2(), config(tmp_path, isa=isa, kv_cache_dtype=kv)).first_deviation is None
 
 

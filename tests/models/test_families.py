@@ -101,7 +101,10 @@ def test_gguf_holds_the_same_model(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "kv"),
-    [*((name, "float32") for name in families.CASES), *itertools.product(("gemma2", "gemma3"), ("bf16", "int8"))],
+    [
+        *((name, "float32") for name in families.CASES),
+        *itertools.product(("gemma2", "gemma3"), ("bf16", "fp16", "int8")),
+    ],
 )
 def test_native_computes_what_the_model_says(name: str, kv: str, tmp_path: Path) -> None:
     """Nodes against their own origin, from float weights and from quantized ones where widths are whole blocks."""

@@ -40,8 +40,9 @@ struct Kept {
       scale[head] = top / 127.0f;
       for (int d = 0; d < s.head_dim && s.dtype != kKvFloat; d++) {
         const bool codes = s.dtype == kKvInt8;
-        value[head * s.head_dim + d] = codes ? double(std::nearbyintf(from[d] * (127.0f / top))) * scale[head]
-                                               : to_bf16(from[d]);
+        value[head * s.head_dim + d] = codes               ? double(std::nearbyintf(from[d] * (127.0f / top))) * scale[head]
+                                       : s.dtype == kKvHalf ? to_half(from[d])
+                                                            : to_bf16(from[d]);
       }
     }
   }
@@ -321,7 +322,7 @@ void check_classes() {
   std::vector<const Variant*> variants;
   for (const Variant* v : built_variants())
     if (processor_runs(v->name) && std::string(v->name) != "portable") variants.push_back(v);
-  for (const int dtype : {kKvBf16, kKvFloat, kKvInt8}) {
+  for (const int dtype : {kKvBf16, kKvFloat, kKvInt8, kKvHalf}) {
     for (const auto& [heads, kv, hd] : kShapes) check_class(World({heads, kv, hd, dtype}, {70, 1, 270}, causal, 7), variants);
     check_class(World({9, 3, 64, dtype}, {290, 290}, anyhow, 8), variants);
     check_class(capped_world(dtype, 9), variants);
@@ -333,7 +334,7 @@ void check_variant(const Variant* v) {
   variant = v;
   check_rope();
   check_activations();
-  for (const int dtype : {kKvBf16, kKvFloat, kKvInt8}) check_dtype(dtype);
+  for (const int dtype : {kKvBf16, kKvFloat, kKvInt8, kKvHalf}) check_dtype(dtype);
 }
 
 }  // namespace

@@ -48,6 +48,14 @@ inline float to_bf16(float f) {
   return f;
 }
 
+// The same to half precision: in units of the last of its 11 bits, 2^-24 at least.
+inline float to_half(float f) {
+  int exponent;
+  std::frexp(f, &exponent);
+  const float unit = std::ldexp(1.0f, std::max(exponent - 11, -24));
+  return std::nearbyintf(f / unit) * unit;
+}
+
 struct Team {
   int threads;
   std::atomic<int> waiting{0}, generation{0};

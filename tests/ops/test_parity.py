@@ -246,7 +246,7 @@ HEADS = st.sampled_from([(1, 1), (2, 2), (4, 2), (3, 1), (8, 2), (5, 1), (6, 1),
 
 
 @variants
-@pytest.mark.parametrize("kv_dtype", ["bf16", "float32", "int8"])
+@pytest.mark.parametrize("kv_dtype", ["bf16", "float32", "fp16", "int8"])
 @settings(max_examples=20)
 @given(
     SEEDS, HEADS, st.sampled_from([16, 64, 80]), st.sampled_from([0, 1, 31, 40]), st.sampled_from([0.0, 0.7, 30.0]),

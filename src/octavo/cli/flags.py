@@ -38,6 +38,8 @@ IGNORED: dict[str, tuple[bool, str]] = {
     "-ngl": (True, "this is a CPU"),
     "--n-gpu-layers": (True, "this is a CPU"),
     "--gpu-layers": (True, "this is a CPU"),
+    "-ctv": (True, "values are kept as keys are: --kv-cache-dtype"),
+    "--cache-type-v": (True, "values are kept as keys are: --kv-cache-dtype"),
 }
 _MAY_TAKE = {"-fa": ("on", "off", "auto", "0", "1"), "--flash-attn": ("on", "off", "auto", "0", "1")}
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\uff0d"

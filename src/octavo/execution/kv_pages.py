@@ -1,7 +1,7 @@
 """Pages of the KV pool as numpy arrays: what lies where in a page of 16 tokens (native/kernel.h, KvGroup).
 
-Layouts kv.bf16.t16.1, kv.f32.t16.1 and kv.int8.t16.1. For verify and tests; the serving path never looks into a page
-from Python.
+Layouts kv.bf16.t16.1, kv.f32.t16.1, kv.f16.t16.1 and kv.int8.t16.1. For verify and tests; the serving path never looks
+into a page from Python.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.lowering.lowered import GroupLayout
-from octavo.quantization.kv import kv_layout, round_to_bf16, round_to_int8
+from octavo.quantization.kv import kv_layout, round_to_bf16, round_to_fp16, round_to_int8
 
 PAGE = 16
 KEYS, VALUES = 0, 1
-ELEMENTS = {"bf16": np.uint16, "float32": np.float32, "int8": np.int8}
+ELEMENTS = {"bf16": np.uint16, "float32": np.float32, "fp16": np.float16, "int8": np.int8}
+ALONE = ("float32", "fp16")  # pages of single elements; others keep pairs of columns and of tokens
 
 
 class KvPages:
@@ -34,10 +35,10 @@ class KvPages:
         self._scales = heads[..., codes:].view(np.float32).reshape(*heads.shape[:3], 2, -1)
 
     def bits(self, layer: int, which: int) -> NDArray[Any]:
-        """A copy [pages, 16, kv_heads, head_dim] as stored: uint16 of bf16, float32, or what int8 codes are worth."""
+        """A copy [pages, 16, kv_heads, head_dim] as stored: uint16 of bf16, fp16, float32, or what int8 codes mean."""
         flat = self._elements[:, layer, :, which]
         d = self._head_dim
-        if self.dtype.name == "float32":
+        if self.dtype.name in ALONE:
             keys = flat.reshape(*flat.shape[:2], d, PAGE).transpose(0, 3, 1, 2)
             tokens = keys if which == KEYS else flat.reshape(*flat.shape[:2], PAGE, d).transpose(0, 2, 1, 3)
         elif which == KEYS:
@@ -58,7 +59,7 @@ class KvPages:
         else:
             stored = self.rounded(values)
         by_head = stored.transpose(0, 2, 1, 3)  # [page, head, token, d]
-        if self.dtype.name == "float32":
+        if self.dtype.name in ALONE:
             flat = by_head.transpose(0, 1, 3, 2) if which == KEYS else by_head
         elif which == KEYS:
             flat = by_head.reshape(pages, heads, PAGE, d // 2, 2).transpose(0, 1, 3, 2, 4)
@@ -70,6 +71,8 @@ class KvPages:
         """As `bits` must give them after kv_write: to nearest, ties to even."""
         if self.dtype.name == "bf16":
             return round_to_bf16(values)
+        if self.dtype.name == "fp16":
+            return round_to_fp16(values)
         if self.dtype.name == "int8":
             codes, scales = round_to_int8(values)
             return codes.astype(np.float32) * scales[..., None]

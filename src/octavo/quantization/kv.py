@@ -1,4 +1,4 @@
-"""KV cache dtypes: their names, their sizes and layout ids, and the rounding to bf16 and int8.
+"""KV cache dtypes: their names, their sizes and layout ids, and the rounding to bf16, fp16 and int8.
 
 The one place in Python where a dtype is added (in native code: native/kernel.h, KvDtype). It knows nothing of pages.
 """
@@ -37,6 +37,7 @@ KV_DTYPES = {
         KVDtype("bf16", 0, "kv.bf16.t16.1", 2),
         KVDtype("float32", 1, "kv.f32.t16.1", 4),
         KVDtype("int8", 2, "kv.int8.t16.1", 1, scale_bytes=4),
+        KVDtype("fp16", 3, "kv.f16.t16.1", 2),
     )
 }
 
@@ -46,7 +47,7 @@ ALIASES = {
     "f16": "fp16", "half": "fp16", "float16": "fp16", "q8_0": "int8",
     "fp8": "fp8", "fp8_e4m3": "fp8", "fp8_e5m2": "fp8",
 }  # fmt: skip
-PLANNED = {"fp16": "bf16", "fp8": "int8"}  # named by the design, not built -> what takes as much memory
+PLANNED = {"fp8": "int8"}  # named by the design, not built -> what takes as much memory
 
 
 def kv_dtype(name: str) -> KVDtype:
@@ -83,6 +84,12 @@ def round_to_int8(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArra
     scaled = np.where(used[..., None], values, np.float32(0)) * (np.float32(127) / safe)[..., None]
     scales = np.where(used, safe / np.float32(127), np.where(finite, np.float32(0), np.float32(np.inf)))
     return np.rint(scaled).astype(np.int8), scales.astype(np.float32)
+
+
+def round_to_fp16(values: NDArray[np.float32]) -> NDArray[np.float16]:
+    """float32 of any shape -> fp16, to nearest, ties to even; beyond 65,504 an infinity (which ends a request)."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(values, np.float32).astype(np.float16)
 
 
 def round_to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

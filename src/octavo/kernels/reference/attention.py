@@ -29,6 +29,8 @@ def _rounded(rows: Tensor, dtype: str) -> Tensor:
     """[T, kv_heads, head_dim] as read back from a cache of the dtype."""
     if dtype == "bf16":
         return rows.to(torch.bfloat16).to(torch.float32)
+    if dtype == "fp16":
+        return rows.to(torch.float16).to(torch.float32)
     if dtype == "int8":  # code * scale, the scale per token and head; see quantization/kv.py round_to_int8
         top = rows.abs().amax(-1, keepdim=True)
         inverse = torch.where(top >= 1e-36, 127 / top, 0.0)
