@@ -5,9 +5,9 @@
 Windows of 1,024 ids do not overlap; the first id of each has no loss. A model that begins sequences with BOS has it at
 the beginning of each window and prompt. The ratio of the two perplexities must be within half a percent. Greedy
 agreement: on 100 prompts of 64 to 256 ids, whether the most likely id is the same at each of the last 64 positions.
-The reference's figures are in bench/data/reference.json by the model's SHA-256; --make-reference computes them (of the
-first --limit windows), and --kl N computes the divergence KL(reference || native) of whole distributions on N of the
-prompts (both need torch: pip install octavo[reference]).
+The reference's figures are in bench/data/reference.json by the model's SHA-256; --make-reference computes them (with
+--limit of the first windows alone), and --kl N computes the divergence KL(reference || native) of whole distributions
+on N of the prompts (both need torch: pip install octavo[reference]).
 
 With --quantization int8 or q4 (of float weights) the reference is the same file natively with its own floats and a
 float32 cache: tests/execution/test_verify.py holds that to float32 within 1e-5.
@@ -96,7 +96,10 @@ class Native:
         self.executor.load(checkpoint, plan.sources)
         self.vocab = plan.vocab
         self._runner = Runner(self.executor)
-        self._pages = tuple(range(1, 1 + WINDOW // 16))
+        # of each group its own, as in the engine: page 0 is the null page
+        count = WINDOW // 16
+        groups = self._runner.facts.groups
+        self._pages = {group.index: tuple(range(1 + i * count, 1 + (i + 1) * count)) for i, group in enumerate(groups)}
         head = plan.layouts.lowered.programs["head"].nodes[-1]
         self._logits = plan.layouts.lowered.arena.buffers[next(iter(head.writes.values()))]
 
@@ -104,7 +107,7 @@ class Native:
         """Log-probability and most likely id of each position from `first` on, given what stands before."""
         params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=1)
         opened = SlotOpen(0, tuple(ids), len(ids), params, 0, 0, WINDOW + 1, ())
-        pages = tuple(PagesAppended(0, group.index, 0, self._pages) for group in self._runner.facts.groups)
+        pages = tuple(PagesAppended(0, group, 0, of_group) for group, of_group in self._pages.items())
         found: list[TokenLogprobs] = []
         for start in range(0, len(ids), ROWS):
             count = min(ROWS, len(ids) - start)
@@ -112,7 +115,7 @@ class Native:
             first_step = start == 0
             step = Step(
                 0, (run,), (opened,) if first_step else (), (), pages if first_step else (),
-                self._pages[start // 16 : (start + count) // 16],
+                tuple(p for each in self._pages.values() for p in each[start // 16 : -(-(start + count) // 16)]),
             )  # fmt: skip
             (result,) = self._runner.run(step).runs
             found += result.prompt_logprobs or []
@@ -156,7 +159,9 @@ class Reference:
         total, at = 0.0, 1
         for rows in self.logits(ids[:-1], 0):
             targets = np.asarray(ids[at : at + len(rows)])
-            total -= float(log_softmax(rows)[np.arange(len(rows)), targets].sum())
+            top = rows.max(axis=1)  # [rows]; its exponentials are float32, their sum float64: exact to some 1e-7
+            sums = np.exp(rows - top[:, None]).sum(axis=1, dtype=np.float64)
+            total -= float((rows[np.arange(len(rows)), targets] - top - np.log(sums)).sum())
             at += len(rows)
         return total / (len(ids) - 1)
 
@@ -170,15 +175,19 @@ def log_softmax(rows: Floats) -> NDArray[np.float64]:
 
 
 def make_reference(checkpoint: Checkpoint, text: Text, limit: int | None) -> dict[str, Any]:
-    """The entry of reference.json."""
+    """The entry of reference.json; without what takes the whole text where there is a limit."""
     reference = Reference(checkpoint)
+    print(f"{len(text.ids)} ids, each window begins with {text.first}", file=sys.stderr, flush=True)
     losses = []
     for number, window in enumerate(text.windows()[:limit]):
         losses.append(round(reference.loss(window), 9))
         print(f"window {number}: {losses[-1]:.6f}", file=sys.stderr, flush=True)
+    entry = {"file": checkpoint.path.name, "ids": text.digest(), "losses": losses}
+    if limit is not None:
+        return entry
     best = np.stack([reference.last_logits(prompt).argmax(axis=1) for prompt in text.prompts()])
     packed = base64.b64encode(zlib.compress(best.astype("<i4").tobytes(), 9)).decode()
-    return {"file": checkpoint.path.name, "ids": text.digest(), "losses": losses, "greedy": packed}
+    return {**entry, "greedy": packed}
 
 
 def stored_reference(sha256: str, text: Text) -> dict[str, Any]:
@@ -272,7 +281,7 @@ def main() -> None:
     native = Native(checkpoint, isa=options.isa, kv=options.kv, threads=options.threads)
     print(f"{checkpoint.path.name}, {native.executor.isa}, {options.kv} KV, {len(text.ids)} ids of text")
     ratio = compare_losses(native, text, stored["losses"], options.limit)
-    if options.limit is None:
+    if options.limit is None and "greedy" in stored:
         compare_greedy(native, text, stored["greedy"])
     if options.kl:
         compare_distributions(native, checkpoint, text, options.kl)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.checkpoints.pooling import Pooling
+from octavo.checkpoints.sentence_modules import Dense, read_dense
 from octavo.engine.client import EngineClient
 from octavo.errors import ContextLengthExceeded, InvalidRequest, OctavoError
 from octavo.request import Request
@@ -61,6 +62,14 @@ class Vectors:
         self._client = client
         self._tokenizer = tokenizer
         self.pooling = pooling
+        self._dense: list[Dense] = []
+        for folder in pooling.dense:
+            self._dense.append(read_dense(folder, self.width))
+
+    @property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        return len(self._dense[-1].weight) if self._dense else self._client.info.vector
 
     async def embed(
         self, texts: Sequence[Text], *, dimensions: int | None = None, normalize: bool | None = None,
@@ -73,14 +82,14 @@ class Vectors:
         """
         if self.pooling.labels:
             raise InvalidRequest("this model scores pairs of texts; it gives no embeddings: use /rerank or /score.")
-        width = self._client.info.vector
+        width = self.width
         if dimensions is not None and not 1 <= dimensions <= width:
             raise InvalidRequest(f"dimensions is {dimensions}; this model gives 1 to {width}.", param="dimensions")
         unit = self.pooling.normalize if normalize is None else normalize
         prompts = [await self._ids(text, truncate) for text in texts]
 
         async def one(ids: tuple[int, ...]) -> Embedding:
-            vector = await self._vector(ids)
+            vector = projected(await self._vector(ids), self._dense)
             if dimensions is not None and dimensions < width:
                 return Embedding(_unit(vector[:dimensions]), len(ids))
             return Embedding(_unit(vector) if unit else vector, len(ids))
@@ -88,10 +97,13 @@ class Vectors:
         return await _each(one, prompts)
 
     async def score(self, query: str, documents: Sequence[str], *, truncate: int | None = None) -> list[Score]:
-        """How near each document is to the query: a classifier's score of the pair, or the cosine of two embeddings."""
+        """How near each document is to the query: a classifier's score of the pair, how probable it is that a decoder
+        says yes rather than no, or the cosine of two embeddings."""
         if not self.pooling.labels:
             first, *rest = await self.embed([query, *documents], normalize=True, truncate=truncate)
             return [Score(float(first.vector @ each.vector), first.tokens + each.tokens) for each in rest]
+        if self.pooling.judge:
+            return await _each(self._judged, [self._question(query, document, truncate) for document in documents])
         if self.pooling.labels > 1:
             raise InvalidRequest(f"this model gives {self.pooling.labels} labels, which are no score: use /classify.")
         pairs = [self._pair(query, document, truncate) for document in documents]
@@ -117,6 +129,31 @@ class Vectors:
             return Labels((powers / powers.sum()).tolist(), len(ids))
 
         return await _each(one, prompts)
+
+    async def _judged(self, ids: tuple[int, ...]) -> Score:
+        yes, no = (float(each) for each in await self._vector(ids))
+        return Score(1 / (1 + math.exp(min(no - yes, 700.0))), len(ids))
+
+    def _question(self, query: str, document: str, truncate: int | None) -> tuple[int, ...]:
+        """Ids of the model's prompt about a pair. Special tokens are those of the prompt: their names inside the texts
+        are text. A truncation takes from the document's end."""
+        judge, encode = self.pooling.judge, self._tokenizer.encode
+        begin = judge.rfind("|>", 0, judge.index("{query}")) + 2 if "|>" in judge[: judge.index("{query}")] else 0
+        end = judge.find("<|", judge.index("{document}"))
+        end = len(judge) if end < 0 else end
+        head, tail = encode(judge[:begin]), encode(judge[end:])
+        before, _, rest = judge[begin:end].partition("{query}")
+        between, _, after = rest.partition("{document}")
+        body = encode(before + query + between + document + after, special=False)
+        if truncate is not None:
+            most = self._limit(truncate)
+            if most < len(head) + len(tail) + 1:
+                raise InvalidRequest(
+                    f"truncate_prompt_tokens is {truncate}; the prompt around the texts takes {len(head) + len(tail)}.",
+                    param="truncate_prompt_tokens",
+                )
+            body = body[: most - len(head) - len(tail)]
+        return self._fitted([*head, *body, *tail], None)
 
     async def _vector(self, ids: tuple[int, ...], second: int | None = None) -> Floats:
         """What the engine gives for ids."""
@@ -149,11 +186,7 @@ class Vectors:
         """Ids that the model can take; special ones at the end survive a truncation, as in sentence-transformers."""
         limit = self._client.info.longest_prompt
         if truncate is not None:
-            most = limit if truncate == LIMIT else truncate
-            if not 1 <= most <= limit:
-                raise InvalidRequest(
-                    f"truncate_prompt_tokens is {truncate}; -1, or 1 to {limit}.", param="truncate_prompt_tokens"
-                )
+            most = self._limit(truncate)
             if len(ids) > most:
                 tail = next((n for n, id_ in enumerate(reversed(ids)) if not self._tokenizer.is_special(id_)), 0)
                 tail = min(tail, most - 1)
@@ -163,6 +196,30 @@ class Vectors:
         if len(ids) > limit:
             raise ContextLengthExceeded(limit, len(ids), param="input")
         return tuple(ids)
+
+    def _limit(self, truncate: int) -> int:
+        """Tokens that a truncation leaves."""
+        limit = self._client.info.longest_prompt
+        most = limit if truncate == LIMIT else truncate
+        if not 1 <= most <= limit:
+            raise InvalidRequest(
+                f"truncate_prompt_tokens is {truncate}; -1, or 1 to {limit}.", param="truncate_prompt_tokens"
+            )
+        return most
+
+
+def projected(vector: Floats, layers: Sequence[Dense]) -> Floats:
+    """The vector after sentence-transformers' Dense layers. Sums are einsum's: they depend on no batch and no number of
+    threads, as those of a BLAS may."""
+    for layer in layers:
+        vector = np.einsum("oi,i->o", layer.weight, vector)
+        if layer.bias is not None:
+            vector = vector + layer.bias
+        if layer.activation == "Tanh":
+            vector = np.tanh(vector)
+        elif layer.activation == "ReLU":
+            vector = np.maximum(vector, np.float32(0))
+    return vector
 
 
 def _unit(vector: Floats) -> Floats:

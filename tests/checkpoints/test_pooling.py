@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from octavo.checkpoints.checkpoint import Checkpoint
-from octavo.checkpoints.pooling import Pooling, label_count, pooling_of
+from octavo.checkpoints.pooling import JUDGE, Pooling, label_count, pooling_of
+from octavo.checkpoints.sentence_modules import read_dense
 from octavo.errors import CheckpointError, ConfigError, UnsupportedModel
 
 ST = "sentence_transformers.models."
@@ -60,9 +64,52 @@ def test_poolings_that_are_not_built(tmp_path: Path, stated: dict[str, Any]) -> 
 
 
 def test_modules_that_are_not_built(tmp_path: Path) -> None:
-    modules(tmp_path, {}, "Dense")
-    with pytest.raises(UnsupportedModel, match="modules.json: the module 'Dense'"):
+    modules(tmp_path, {}, "CNN")
+    with pytest.raises(UnsupportedModel, match="modules.json: the module 'CNN'"):
         pooling_of(checkpoint(tmp_path))
+
+
+def test_modules_in_another_order(tmp_path: Path) -> None:
+    modules(tmp_path, {"pooling_mode_mean_tokens": True}, "Dense", "Pooling")
+    with pytest.raises(UnsupportedModel, match="in the order Transformer, Dense, Pooling"):
+        pooling_of(checkpoint(tmp_path))
+
+
+def test_a_module_outside_of_the_folder(tmp_path: Path) -> None:
+    for path in ("../elsewhere", "/etc"):
+        (tmp_path / "modules.json").write_text(json.dumps([{"type": f"{ST}Dense", "path": path}]))
+        with pytest.raises(CheckpointError, match="leaves the folder"):
+            pooling_of(checkpoint(tmp_path))
+
+
+def dense(folder: Path, tensors: dict[str, np.ndarray], **config: Any) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"in_features": 8, "out_features": 3, **config}))
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def test_dense(tmp_path: Path) -> None:
+    """Every refusal names the file, and the key or tensor."""
+    weight, bias = np.ones((3, 8), np.float32), np.ones(3, np.float32)
+    path = "torch.nn.modules.activation."
+    found = read_dense(dense(tmp_path / "a", {"linear.weight": weight, "linear.bias": bias}), 8)
+    assert (found.weight.shape, found.activation, found.bias is not None) == ((3, 8), "Identity", True)
+    without = dense(tmp_path / "b", {"linear.weight": weight.astype(np.float16)}, bias=False,
+                    activation_function=f"{path}Tanh")  # fmt: skip
+    found = read_dense(without, 8)
+    assert (found.weight.dtype, found.activation, found.bias) == (np.float32, "Tanh", None)
+    for folder, width, error, said in (
+        (without, 9, CheckpointError, r"\(3, 8\).*vectors of 9"),
+        (dense(tmp_path / "c", {"linear.weight": weight}), 8, CheckpointError, "linear.bias is missing"),
+        (dense(tmp_path / "d", {"linear.weight": bias}, bias=False), 8, CheckpointError, r"\(3,\)"),
+        (dense(tmp_path / "e", {}, activation_function=f"{path}GELU"), 8, UnsupportedModel, "'GELU' is not built"),
+    ):
+        with pytest.raises(error, match=said):
+            read_dense(folder, width)
+    (without / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="only weights in safetensors"):
+        read_dense(without, 8)
 
 
 def test_gguf(tmp_path: Path) -> None:
@@ -70,8 +117,35 @@ def test_gguf(tmp_path: Path) -> None:
     assert pooling_of(checkpoint(tmp_path, "gguf", model_type="llama")) is None
     with pytest.raises(ConfigError, match="--pooling mean, cls or last"):
         pooling_of(checkpoint(tmp_path, "gguf"))
-    with pytest.raises(UnsupportedModel, match="rerankers in GGUF are not built"):
-        pooling_of(checkpoint(tmp_path, "gguf", pooling_type=4))
+    rank = {"pooling_type": 4, "num_labels": 1, "architectures": ["BertForSequenceClassification"]}
+    assert pooling_of(checkpoint(tmp_path, "gguf", **rank)) == Pooling("cls", False, 1, parts=True)
+    decoder = {**rank, "model_type": "qwen3", "architectures": ["Qwen3ForSequenceClassification"]}
+    assert pooling_of(checkpoint(tmp_path, "gguf", **decoder)) == Pooling("last", False, 1)
+    found = pooling_of(checkpoint(tmp_path, "gguf", **{**decoder, "num_labels": 2}))
+    assert found == Pooling("last", False, 2, judge=JUDGE)
+
+
+@pytest.mark.parametrize("file", ["vocab.json", "tokenizer.json"])
+def test_judges(tmp_path: Path, file: str) -> None:
+    """Qwen3-Reranker is known by its name; another Qwen3 by --task score, if it has no modules for vectors."""
+    words: dict[str, Any] = {"no": 4, "yes": 7}
+    (tmp_path / file).write_text(json.dumps(words if file == "vocab.json" else {"model": {"vocab": words}}))
+    made = replace(checkpoint(tmp_path, model_type="qwen3", vocab_size=8), tokenizer_files={file: tmp_path / file})
+    wanted = Pooling("last", False, 2, judge=JUDGE, answers=(7, 4))
+    assert pooling_of(made) is None
+    assert pooling_of(made, task="score") == pooling_of(made, pooling="rank") == wanted
+    named = replace(made, display_name="Qwen3-Reranker-0.6B")
+    assert pooling_of(named) == wanted
+    assert pooling_of(named, task="generate") is None
+    with pytest.raises(ConfigError, match="--pooling: .* it scores"):
+        pooling_of(named, pooling="mean")
+    for broken in ({}, {"no": 4, "yes": 8}, {"no": True, "yes": 1}, {"no": -1, "yes": 1}):
+        (tmp_path / file).write_text(json.dumps(broken if file == "vocab.json" else {"model": {"vocab": broken}}))
+        with pytest.raises(CheckpointError, match="needs the tokens yes and no"):
+            pooling_of(named)
+    modules(tmp_path, {"pooling_mode_lasttoken": True}, "Pooling")
+    with pytest.raises(ConfigError, match="--task score: .* has no classification head"):
+        pooling_of(made, task="score")
 
 
 def test_heads(tmp_path: Path) -> None:

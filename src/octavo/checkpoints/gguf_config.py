@@ -18,6 +18,7 @@ from octavo.checkpoints.gguf_keys import LARGEST, Keys
 from octavo.checkpoints.gguf_rope import rope_scaling
 from octavo.checkpoints.gguf_shards import PART, read_model
 from octavo.checkpoints.kinds import refuse_gguf
+from octavo.checkpoints.pooling import GGUF_RANK
 from octavo.errors import CheckpointError, UnsupportedModel
 
 # name in config.json -> key of the architecture: whole numbers that every file has
@@ -119,6 +120,8 @@ def gguf_config(file: GGUFFile) -> dict[str, Any]:
         "sliding_window": keys.count("attention.sliding_window", 0, least=0) or None,
         "pooling_type": keys.count("pooling_type", 0, least=0),
     }
+    if config["pooling_type"] == GGUF_RANK:
+        config |= _classifier(file, architecture)
     if types := file.tensors.get("token_types.weight"):
         config["type_vocab_size"] = types.shape[0]
     if rotary != head_dim:
@@ -145,6 +148,19 @@ def _experts(keys: Keys) -> dict[str, Any]:
         "num_experts_per_tok": keys.count("expert_used_count"),
         "moe_intermediate_size": keys.count("expert_feed_forward_length", keys.count("feed_forward_length")),
     }
+
+
+def _classifier(file: GGUFFile, architecture: str) -> dict[str, Any]:
+    """The head of a reranker. Raises UnsupportedModel for a file without all of it: BERT's pooler is often left out."""
+    wanted = ("cls.weight", "cls.output.weight") if architecture == "bert" else ("cls.output.weight",)
+    missing = [name for name in wanted if name not in file.tensors]
+    if missing:
+        raise UnsupportedModel(
+            f"{file.path} is a reranker (key {architecture}.pooling_type) without the tensor {missing[0]}: its scores "
+            "would not be the model's; give the folder of safetensors"
+        )
+    labels = file.tensors[wanted[-1]].shape[0]
+    return {"architectures": [f"{architecture.capitalize()}ForSequenceClassification"], "num_labels": labels}
 
 
 def _vocabulary(keys: Keys) -> int:

@@ -31,6 +31,7 @@ PREFERRED = ("Q4_K_M", "Q4_0", "Q8_0", "Q5_K_M", "Q4_K_S", "Q4_1", "Q6_K", "MXFP
 SMALL_FILES = frozenset((
     "config.json", "generation_config.json", "model.safetensors.index.json", "README.md", "modules.json",
     "1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json",
+    *(f"{place}_Dense/{name}" for place in range(1, 5) for name in ("config.json", "model.safetensors")),
     "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt", "chat_template.jinja",
     "chat_template.json",
 ))  # fmt: skip

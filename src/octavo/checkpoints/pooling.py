@@ -1,7 +1,7 @@
 """What a model gives: text, vectors, or scores of labels; and how rows of hidden states become one vector.
 
-Read off the configuration, the files of sentence-transformers beside it (modules.json) or GGUF's pooling_type; options
-stand over both. It knows files and names, not how a model computes.
+Read off the configuration, the files of sentence-transformers beside it or GGUF's pooling_type; options stand over
+both. It knows files and names, not how a model computes.
 """
 
 from __future__ import annotations
@@ -12,19 +12,24 @@ from pathlib import Path
 from typing import Any
 
 from octavo.checkpoints.checkpoint import Checkpoint
-from octavo.checkpoints.safetensors import parse_json, read_json, read_small
-from octavo.errors import CheckpointError, ConfigError, UnsupportedModel
+from octavo.checkpoints.safetensors import read_json
+from octavo.checkpoints.sentence_modules import KINDS, MAX_JSON, Modules, read_modules
+from octavo.errors import CheckpointError, ConfigError
 
-MAX_JSON = 4 << 20
 ENCODERS = ("bert", "roberta", "xlm-roberta")
-KINDS = ("mean", "cls", "last")
-# keys of 1_Pooling/config.json -> our kind; others are not built
-MODES = {
-    "pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last",
-}  # fmt: skip
 GGUF_TYPES = {1: "mean", 2: "cls", 3: "last"}  # llama.h, llama_pooling_type
 GGUF_RANK = 4
 MOST_LABELS = 1 << 16
+# What Qwen3-Reranker was trained to be asked; its GGUF files carry it under this key.
+JUDGE_KEY = "tokenizer.chat_template.rerank"
+JUDGE = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: Given a web '
+    "search query, retrieve relevant passages that answer the query\n<Query>: {query}\n<Document>: "
+    "{document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)
+ANSWERS = ("yes", "no")
+MAX_VOCABULARY = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,10 @@ class Pooling:
     labels: of a classification head, which reads that row; 0: there is none, and vectors come out. sigmoid: scores of
     one label are given as its sigmoid. longest: tokens of an input, where the files say less than the model can.
     parts: the model is told which of two texts a token belongs to.
+
+    judge: a prompt with {query} and {document} that a decoder answers with yes or no: its labels, of which the first
+    one's probability is the score. answers: the rows of its head that stand for them, where the file has a whole head.
+    dense: folders of layers that follow (sentence_modules.py).
     """
 
     kind: str
@@ -42,6 +51,9 @@ class Pooling:
     sigmoid: bool = True
     longest: int | None = None
     parts: bool = False
+    judge: str = ""
+    answers: tuple[int, int] | None = None
+    dense: tuple[Path, ...] = ()
 
     @property
     def task(self) -> str:
@@ -55,20 +67,19 @@ def pooling_of(checkpoint: Checkpoint, task: str = "auto", pooling: str = "auto"
     """
     config = checkpoint.config
     encoder, stated = config.get("model_type") in ENCODERS, _stated(checkpoint)
-    if task == "auto" and pooling == "auto" and not (encoder or stated or classifier(config)):
+    judges = not encoder and _judges(checkpoint, stated is None and (task == "score" or pooling == "rank"))
+    if task == "auto" and pooling == "auto" and not (encoder or stated or judges or classifier(config)):
         return None
     if task == "generate":
         if encoder or classifier(config):
             what = "an encoder" if encoder else "a classifier"
             raise ConfigError(f"--task generate: {checkpoint.display_name} is {what} and gives no text.", flag="--task")
         return None
-    if classifier(config):
+    if judges or classifier(config):
         if task == "embed" or pooling in KINDS:
             flag = "--task" if task == "embed" else "--pooling"
             raise ConfigError(f"{flag}: {checkpoint.display_name} has a classification head: it scores.", flag=flag)
-        kind = "cls" if encoder else "last"
-        parts = encoder and config.get("type_vocab_size", 2) != 1
-        return Pooling(kind, False, label_count(config), _is_sigmoid(config), _longest(checkpoint), parts)
+        return _judge(checkpoint) if judges else _classifier(checkpoint, encoder)
     if task == "score" or pooling == "rank":
         flag = "--task score" if task == "score" else "--pooling rank"
         raise ConfigError(
@@ -76,9 +87,8 @@ def pooling_of(checkpoint: Checkpoint, task: str = "auto", pooling: str = "auto"
             "compare vectors: --task embed.",
             flag=flag.split()[0],
         )
-    kind, normalize = stated or ("", True)
-    if pooling != "auto":
-        kind = pooling
+    found = stated or Modules("", True)
+    kind = found.kind if pooling == "auto" else pooling
     if not kind:
         raise ConfigError(
             f"{checkpoint.path} does not say how the rows of a text become one vector: give --pooling mean, cls or "
@@ -88,7 +98,55 @@ def pooling_of(checkpoint: Checkpoint, task: str = "auto", pooling: str = "auto"
     if kind == "cls" and not encoder:
         raise ConfigError("--pooling cls: the first row of a decoder has seen nothing; give mean or last.",
                           flag="--pooling")  # fmt: skip
-    return Pooling(kind, normalize, longest=_longest(checkpoint))
+    return Pooling(kind, found.normalize, longest=_longest(checkpoint), dense=found.dense)
+
+
+def _classifier(checkpoint: Checkpoint, encoder: bool) -> Pooling:
+    config, kind = checkpoint.config, "cls" if encoder else "last"
+    parts = encoder and config.get("type_vocab_size", 2) != 1
+    return Pooling(kind, False, label_count(config), _is_sigmoid(config), _longest(checkpoint), parts)
+
+
+def _judges(checkpoint: Checkpoint, asked: bool) -> bool:
+    """Whether a decoder scores by the logits of yes and no: its GGUF file says so; of a folder of Qwen3 only its name
+    tells, else the options (asked)."""
+    config = checkpoint.config
+    if checkpoint.kind == "gguf":
+        return config.get("pooling_type") == GGUF_RANK and label_count(config) == len(ANSWERS)
+    named = asked or "qwen3-reranker" in checkpoint.display_name.lower()
+    return config.get("model_type") == "qwen3" and named and not classifier(config)
+
+
+def _judge(checkpoint: Checkpoint) -> Pooling:
+    if checkpoint.kind == "gguf":
+        stated = checkpoint.tokenizer_metadata(arrays=False).get(JUDGE_KEY)
+        judge = stated if isinstance(stated, str) else JUDGE
+        if not 0 <= judge.find("{query}") < judge.find("{document}"):
+            raise CheckpointError(
+                f"{checkpoint.path}: {JUDGE_KEY} is no prompt with {{query}} and {{document}}", key=JUDGE_KEY
+            )
+        return Pooling("last", False, len(ANSWERS), judge=judge)
+    return Pooling("last", False, len(ANSWERS), judge=JUDGE, answers=_answers(checkpoint))
+
+
+def _answers(checkpoint: Checkpoint) -> tuple[int, int]:
+    """The ids of ANSWERS, out of the vocabulary file."""
+    files = checkpoint.tokenizer_files
+    file = files.get("vocab.json") or files.get("tokenizer.json")
+    if file is None:
+        raise CheckpointError(f"{checkpoint.path} has neither vocab.json nor tokenizer.json", path=str(checkpoint.path))
+    vocabulary: Any = read_json(file, MAX_VOCABULARY)
+    if file.name == "tokenizer.json":
+        model = vocabulary.get("model")
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    known: dict[str, Any] = vocabulary if isinstance(vocabulary, dict) else {}
+    yes, no = (known.get(word) for word in ANSWERS)
+    size = checkpoint.config.get("vocab_size")
+    if type(yes) is not int or type(no) is not int or type(size) is not int or min(yes, no) < 0 or max(yes, no) >= size:
+        raise CheckpointError(
+            f"{file}: a model that scores by its answer needs the tokens {' and '.join(ANSWERS)}", path=str(file)
+        )
+    return yes, no
 
 
 def classifier(config: Mapping[str, Any]) -> bool:
@@ -113,45 +171,12 @@ def _is_sigmoid(config: Mapping[str, Any]) -> bool:
     return not str(named or config.get("sbert_ce_default_activation_function") or "").endswith("Identity")
 
 
-def _stated(checkpoint: Checkpoint) -> tuple[str, bool] | None:
-    """Kind ('' where it is left open) and whether to normalize; None where nothing is said of vectors."""
-    if checkpoint.kind == "gguf":
-        found = checkpoint.config.get("pooling_type")
-        if found == GGUF_RANK:
-            raise UnsupportedModel(
-                f"{checkpoint.path}: rerankers in GGUF are not built (key pooling_type = {GGUF_RANK}); give the "
-                "folder of safetensors"
-            )
-        return (GGUF_TYPES[found], True) if found in GGUF_TYPES else None
-    file = checkpoint.path / "modules.json"
-    if not file.is_file():
-        return None
-    listed = parse_json(b'{"modules":' + read_small(file, MAX_JSON) + b"}", file)["modules"]  # a list by itself
-    modules = listed if isinstance(listed, list) else []
-    parts = [
-        (str(each.get("type", "")).rpartition(".")[2], str(each.get("path", "")))
-        for each in modules
-        if isinstance(each, dict)
-    ]
-    for name, _ in parts:
-        if name not in ("Transformer", "Pooling", "Normalize"):
-            raise UnsupportedModel(f"{file}: the module {name[:60]!r} is not built", param="modules.json")
-    folder = next((path for name, path in parts if name == "Pooling"), None)
-    kind = "" if folder is None else _mode(checkpoint.path / folder / "config.json")
-    return kind, any(name == "Normalize" for name, _ in parts)
-
-
-def _mode(file: Path) -> str:
-    config = read_json(file, MAX_JSON)
-    stated = config.get("pooling_mode")
-    if isinstance(stated, str):
-        chosen = [stated.removesuffix("token").removesuffix("_tokens")]
-    else:
-        chosen = [MODES.get(key, key) for key, on in config.items() if key.startswith("pooling_mode_") and on is True]
-    if len(chosen) != 1 or chosen[0] not in KINDS:
-        raise UnsupportedModel(f"{file}: pooling {', '.join(chosen)[:100]!r} is not built: {', '.join(KINDS)}",
-                               param="pooling_mode")  # fmt: skip
-    return chosen[0]
+def _stated(checkpoint: Checkpoint) -> Modules | None:
+    """What the files say of vectors; None where they say nothing."""
+    if checkpoint.kind != "gguf":
+        return read_modules(checkpoint.path)
+    found = checkpoint.config.get("pooling_type")
+    return Modules(GGUF_TYPES[found], True) if found in GGUF_TYPES else None
 
 
 def _longest(checkpoint: Checkpoint) -> int | None:

@@ -268,6 +268,8 @@ def summary(loaded: LoadedModel, config: EngineConfig) -> list[str]:
 
 def _vectors(pooling: Pooling, width: int) -> str:
     """What comes out in place of text."""
+    if pooling.judge:
+        return "scores, by the logits of yes and no"
     if pooling.labels:
         return f"scores of {pooling.labels} label{'s' * (pooling.labels > 1)}, from the {pooling.kind} row"
     return f"embeddings of {width} numbers, {pooling.kind} pooling{', normalized' * pooling.normalize}"

@@ -36,6 +36,8 @@ GGUF = {
     f"{LAYER}.intermediate.dense": "blk.{i}.ffn_up",
     f"{LAYER}.output.dense": "blk.{i}.ffn_down",
     f"{LAYER}.output.LayerNorm": "blk.{i}.layer_output_norm",
+    "bert.pooler.dense": "cls",
+    "classifier": "cls.output",
 }
 # position ids that older files carry, and heads that the text model does not have
 UNUSED = r"(^|\.)embeddings\.position_ids$|(^|\.)pooler\.dense\.|^cls\.|^lm_head\."

@@ -99,7 +99,7 @@ def _source(checkpoint: Checkpoint, names: WeightNames, name: str, tensor: str, 
     if tuple(info.shape) != whole:
         raise _misshapen(info, whole)
     format_named(info.format).row_bytes(shape[-1])
-    rows = None if part is None else part.first + np.arange(shape[0])
+    rows = None if part is None else np.asarray(part.ids) if part.ids else part.first + np.arange(shape[0])
     gguf = checkpoint.kind == "gguf"
     if gguf and (heads := names.heads_in_pairs(name)):
         rows = unpaired_rows(shape[0], heads)

@@ -1,4 +1,5 @@
-"""A decoder that gives vectors: its body and the norm before its head, or a classifier's head in the place of its own.
+"""A decoder that gives vectors: its body and the norm before its head; or scores, by a classifier's head in the place
+of its own, or by the rows of its own head that stand for answers.
 
 It knows no family: any Decoder will do.
 """
@@ -11,10 +12,12 @@ from dataclasses import dataclass, replace
 from octavo.checkpoints.pooling import Pooling
 from octavo.layers.linear import Linear
 from octavo.models.decoder import Decoder
-from octavo.models.names import WeightNames
+from octavo.models.names import Part, WeightNames
 from octavo.ops.embedding import gather_rows
 from octavo.program.graph import Program
 from octavo.program.symbols import S, T
+
+SCORE = "score"  # the head's layer, as transformers calls it
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,14 @@ class Embedder:
 
     @property
     def names(self) -> WeightNames:
-        return replace(self.decoder.names, unused=r"^lm_head\.|^output\.weight$|^score\.")
+        names, fused = self.decoder.names, {}
+        if self.pooling.answers is not None:
+            whole = "model.embed_tokens" if self.tied else "lm_head"
+            fused = {SCORE: Part(whole, 0, self.vocab_size, self.pooling.answers)}
+        return replace(
+            names, gguf={**names.gguf, SCORE: "cls.output"}, fused={**names.fused, **fused},
+            unused=r"^lm_head\.|^output\.weight$|^score\.",
+        )  # fmt: skip
 
     @property
     def functions(self) -> Mapping[str, Callable[[Program], None]]:
@@ -55,5 +65,5 @@ class Embedder:
         hidden = program.input("h", (T, self.decoder.width), "f32")
         rows = program.input("logit_row", (S,), "i32", source="logit_row")
         with program.within("head"):
-            score = Linear("score", self.decoder.width, self.pooling.labels)
+            score = Linear(SCORE, self.decoder.width, self.pooling.labels)
             program.output("scores", score(gather_rows(hidden, rows)))

@@ -34,11 +34,12 @@ GGUF = {
 
 @dataclass(frozen=True)
 class Part:
-    """Rows [first, first + the weight's own) of a layer that holds `rows` in all."""
+    """Rows [first, first + the weight's own) of a layer that holds `rows` in all, or those of `ids`."""
 
     layer: str
     first: int
     rows: int
+    ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class WeightNames:
         stem, _, last = name.rpartition(".")
         part = self.fused.get(_layer(name))
         if part is not None:
-            stem = f"{stem.rpartition('.')[0]}.{part.layer}"
+            stem = f"{stem.rpartition('.')[0]}.{part.layer}".lstrip(".")
         if kind != "gguf":
             if self.file_root is not None and stem.startswith(self.root):
                 stem = self.file_root + stem.removeprefix(self.root)
