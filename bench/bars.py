@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import speed_bars
@@ -33,6 +34,7 @@ BENCHMARKS = ROOT / "docs" / "benchmarks"
 FIGURES = BENCHMARKS / "bars.json"
 STATUS = ROOT / "docs" / "status.md"
 MODELS = Path(os.environ.get("OCTAVO_TEST_MODELS") or "~/.cache/octavo-models").expanduser()  # of tests/real.py
+GEMMA, SMALL_QWEN = "gemma-3-270m-q4_k_m.gguf", "Qwen2.5-Coder-0.5B-Instruct.Q4_K_M.gguf"
 UNMEASURED = "NOT MEASURED: "
 
 
@@ -130,10 +132,18 @@ def compared() -> str:
     return f"{len(runs)} runs in docs/benchmarks"
 
 
-def perplexity() -> str:
-    """The ratio of bench/perplexity.py on the default model's file."""
-    output = command(sys.executable, "bench/perplexity.py", str(find_model(EngineConfig()).path))
+def perplexity(file: str = "") -> str:
+    """The ratio of bench/perplexity.py on a file of MODELS, else the default model's."""
+    path = MODELS / file if file else find_model(EngineConfig()).path
+    output = command(sys.executable, "bench/perplexity.py", str(path))
     return next(line for line in output.splitlines() if line.startswith("ratio"))
+
+
+def samplers() -> str:
+    """Milliseconds of a step with every sampler on, by their order."""
+    output = command(sys.executable, "-m", "bench.sampler")
+    rows = re.findall(r"\| every sampler, (.*?) \| \S+ \| (\S+) \| \S+ \| (\S+) \|", output)
+    return "; ".join(f"{name}: {ms} ms a step, of flat rows {flat}" for name, ms, flat in rows)
 
 
 def python_share() -> str:
@@ -143,15 +153,25 @@ def python_share() -> str:
     return f"{100 * decode['python'] / decode['seconds']:.1f} % of a decode step of {1e3 * decode['seconds']:.2f} ms"
 
 
+RATIO = (Limit(r"ratio\s+([\d.]+)", 1.005, 1.005),)
+OTHERS = {"gemma": GEMMA, "qwen-0.5b": SMALL_QWEN, "qwen-1.5b": QWEN}  # the default model has its own row
 BARS = (
     Bar("logits", "3.2", "reference against transformers: logits within 1e-3", tests("tests/models")),
     Bar("parity", "3.3", "native bit-equal to the oracle or within bounds", tests("tests/ops", "tests/execution")),
-    Bar("perplexity", "3.3, 4", "within 0.5 % of float32", perplexity, (Limit(r"ratio\s+([\d.]+)", 1.005, 1.005),)),
+    Bar("perplexity", "3.3, 4", "within 0.5 % of float32", perplexity, RATIO),
+    *(
+        Bar(f"perplexity-{name}", "5.3", f"{file}: within 0.5 % of float32", partial(perplexity, file), RATIO)
+        for name, file in OTHERS.items()
+    ),
     Bar("invariance", "3.4", "equal bits in every variation", tests("tests/engine/test_invariance.py")),
     Bar("tokenizer", "3.5", "ids of transformers on 1 MB", tests("tests/tokenizer")),
     Bar(
         "machine", "3.6", "10^5 operations without a violated invariant, 1,000 aborts",
         tests("tests/engine/test_machine.py", "tests/engine/test_abort.py"),
+    ),
+    Bar(
+        "samplers", "5.5", "32 rows of 152k ids, every sampler on: ≤ 2 ms a step", samplers,
+        (Limit(r"default order: ([\d.]+)", 2, 2),),
     ),
     Bar("clients", "3.7", "the openai client on a live server", tests("tests/server")),
     Bar("hostile", "3.10", "200 mutated files: one clear error each", tests("tests/checkpoints/test_hostile.py")),
