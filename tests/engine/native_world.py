@@ -43,13 +43,14 @@ class Model:
     max_seqs: int = 16
     kv_bytes: int = 64 << 20
     max_model_len: int | None = None
+    quantization: str = "auto"
 
     def __post_init__(self) -> None:
         folder = self.path.parent / "octavo-cache"
         config = EngineConfig(
             threads=self.threads, isa=self.isa, kv_cache_dtype=self.kv_dtype, max_num_batched_tokens=self.max_rows,
             max_num_seqs=self.max_seqs, kv_cache_memory=self.kv_bytes, max_model_len=self.max_model_len,
-            cache_dir=str(folder), state_dir=str(folder),
+            quantization=self.quantization, cache_dir=str(folder), state_dir=str(folder),
         )  # fmt: skip
         self.loaded = startup.load_model(self.path, config)
 

@@ -78,6 +78,18 @@ def formats_gguf(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     }
 
 
+@pytest.fixture(scope="module")
+def floats_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """float32, float16 and bf16 side by side, also inside of fused phases."""
+    kinds = {"attn_q": "f16", "attn_k": "bf16", "ffn_gate": "f16", "ffn_down": "bf16", "token_embd": "bf16"}
+    return tiny.gguf_file(tmp_path_factory.mktemp("floats") / "floats.gguf", tiny.config(), quantization=kinds)
+
+
+@pytest.fixture(scope="module")
+def rounded_gguf(floats_gguf: Path) -> Path:
+    return floats_gguf
+
+
 BEST = VARIANTS[0]
 WORLDS = [
     *((isa, "bf16", "tiny") for isa in VARIANTS),
@@ -85,15 +97,19 @@ WORLDS = [
     *((BEST, kv_dtype, "hybrid") for kv_dtype in ("bf16", "float32", "fp16", "int8")),
     (BEST, "bf16", "moe"), (BEST, "int8", "oss"),
     *((BEST, kv_dtype, f"formats-{i}") for i, kv_dtype in enumerate(("bf16", "int8", "fp16"))),
+    (BEST, "bf16", "floats"),
+    *((BEST, "bf16", f"rounded-{to}") for to in ("int8", "q4")),  # while they are loaded
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=WORLDS, ids="-".join)
 def world(request: pytest.FixtureRequest) -> World:
     isa, kv_dtype, name = request.param
-    kind, _, number = name.partition("-")
+    kind, _, detail = name.partition("-")
     path = request.getfixturevalue(f"{kind}_gguf")
-    model = Model(path[int(number)] if number else path, isa=isa, kv_dtype=kv_dtype, kv_bytes=8 << 20)
+    rounded = detail if kind == "rounded" else "auto"
+    path = path[int(detail)] if kind == "formats" else path
+    model = Model(path, isa=isa, kv_dtype=kv_dtype, kv_bytes=8 << 20, quantization=rounded)
     return World(model, requests(tiny.VOCAB_SIZE, 15, longest=200))
 
 
