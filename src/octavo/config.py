@@ -136,8 +136,8 @@ class EngineConfig:
         env=("OMP_NUM_THREADS",), rare=True,
     )
     isa: str = option(
-        "auto", choice("auto", "amx", "avx512bf16", "avx512", "avx2", "portable"), "instruction set of the kernels", MACHINE,
-        env=("OCTAVO_ISA",), rare=True,
+        "auto", choice("auto", "amx", "avx512bf16", "avx512", "avx2", "portable"), "instruction set of the kernels",
+        MACHINE, env=("OCTAVO_ISA",), rare=True,
     )
     cache_dir: str = option(
         "~/.cache/octavo", text("DIR"), "models, tokenizers and packed weights", MACHINE,

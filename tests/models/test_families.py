@@ -149,7 +149,7 @@ def check_gemma3(prompts: list[list[int]]) -> None:
         model, _ = loaded(real.gemma3(), max(map(len, prompts)))
         found = [model.logits([Rows(slot, 0, ids)]) for slot, ids in enumerate(prompts)]
     del model
-    # In float64: one prompt has logits of 42, where transformers' own float32 is up to 6e-4 off, by the number of threads.
+    # In float64: one prompt has logits of 42, where transformers' float32 is up to 6e-4 off, by the number of threads.
     for got, want in zip(found, logits_of(gemma3_of_transformers().double(), prompts), strict=True):
         assert (got - want).abs().max().item() <= BOUND
 

@@ -43,7 +43,8 @@ FEW_ROWS = (1, 2, 3, 4, 8, 16)  # rows of the steps that speculation chooses bet
 Report = Callable[[str, int, int], None]  # what, done, in all
 
 _ISA_NAMES = {
-    "amx": "avx512-vnni-bf16 with AMX", "avx512bf16": "avx512-vnni-bf16", "avx512": "avx512-vnni", "avx2": "avx2", "portable": "portable",
+    "amx": "avx512-vnni-bf16 with AMX", "avx512bf16": "avx512-vnni-bf16", "avx512": "avx512-vnni", "avx2": "avx2",
+    "portable": "portable",
 }  # fmt: skip
 
 

@@ -2,8 +2,9 @@
 
 Measured are, in this order: what a phase costs and what one thread reads and computes (native/tuning.h, Costs), how far
 one row's stream is prefetched, up to how many rows every thread does the prologue for itself, and from how many rows a
-panel of each format is unpacked, or goes to the matrix unit where there is one. Nodes are `linear` alone, on rows of zeros: integer products take the same time
-whatever they multiply. It knows no model and no step; tuned_file.py keeps what is found.
+panel of each format is unpacked, or goes to the matrix unit where there is one. Nodes are `linear` alone, on rows of
+zeros: integer products take the same time whatever they multiply. It knows no model and no step; tuned_file.py keeps
+what is found.
 
 A value replaces the built-in one only if it was faster in all but one of the rounds, and by MARGIN in the median:
 rounds take the candidates in turn, so that a disturbance meets one round, not one candidate. Not measured: pieces of
