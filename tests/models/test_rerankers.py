@@ -95,7 +95,8 @@ def test_encoders_in_gguf(model_type: str, tmp_path: Path) -> None:
         found = llm.score(QUERY, DOCUMENTS)
         for document, value in zip(DOCUMENTS, found, strict=True):
             ids, parts = llm.get_tokenizer().encode_pair(QUERY, document)
-            parts = parts if model_type == "bert" else [0] * len(ids)
+            second = parts.index(1) if model_type == "bert" else len(ids)  # all from there on, as BERT's own has it
+            parts = [int(i >= second) for i in range(len(ids))]
             with torch.no_grad():
                 wanted = theirs(torch.tensor([ids]), token_type_ids=torch.tensor([parts])).logits[0, 0]
             assert abs(value - torch.sigmoid(wanted).item()) <= SCORE_BOUND
