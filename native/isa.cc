@@ -36,9 +36,17 @@ bool matrix_unit_ready() {
 #endif
 }
 
-// The kernels of avx512bf16 under a name that says that products may go to the matrix unit: the same bits.
+// The kernels of avx512bf16, but for those that have another form for the matrix unit: "NAME.matrix" in place of "NAME".
 const Variant* with_matrix_unit(const Variant& variant) {
-  static const Variant made = {kMatrixVariant, variant.entries, variant.count};
+  static const std::vector<Entry> entries = [&] {
+    std::vector<Entry> all(variant.entries, variant.entries + variant.count);
+    for (Entry& entry : all) {
+      const void* form = find_entry(variant, entry.name + std::string(".matrix"));
+      if (form != nullptr) entry.address = form;
+    }
+    return all;
+  }();
+  static const Variant made = {kMatrixVariant, entries.data(), variant.count};
   return &made;
 }
 

@@ -7,7 +7,7 @@
 
 namespace octavo {
 
-constexpr const char* kMatrixVariant = "amx";  // avx512bf16 with products on the matrix unit: the same bits
+constexpr const char* kMatrixVariant = "amx";  // avx512bf16 with products on the matrix unit: equal bits but for attention over bf16 pages
 
 std::vector<const Variant*> built_variants();  // best first
 bool processor_runs(const std::string& variant);

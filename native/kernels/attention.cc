@@ -1,4 +1,4 @@
-// Paged attention: who computes which rows, heads and splits. The arithmetic is attention_tile.h (one split) and
+// Paged attention: who computes which rows, heads and splits. The arithmetic is attention_split.h (one split) and
 // attention_merge.h (splits to rows). Knows nothing of models: windows, causality and cross attention are row_lo and row_hi.
 //
 // An item is a block of adjacent rows of one sequence (all query heads of one KV head): 24 queries at most, so that a page of
@@ -7,8 +7,8 @@
 // instead, and after a barrier each item's partials are merged in the same order by the same code: equal bits.
 //
 // Scratch of a thread: the list of blocks and buffer_bytes(); with little of it blocks get fewer rows, so that one row's
-// (heads of a KV head) * (12 * head_dim + 1056) bytes and 20 bytes a block are enough. A workspace too small for the
-// partials only means that items are not split.
+// (heads of a KV head) * (12 * head_dim + 1056) bytes and 20 bytes a block are enough. Without room for partials in the
+// workspace items are not split.
 //
 // Measured on 2 threads of a Zen 5 (noisy, best of several runs), one layer of 9 heads on 3 KV heads of 64, bf16 pages beyond
 // L3: decode 1 @4096 70 us (45 GB/s; a loop that only reads the same pages takes 50 to 60), 32 @160 90 us (43 GB/s; the
@@ -16,8 +16,8 @@
 // keys of visited tiles not counted). An item that is taken early, so that it is prefetched by the thread that reads it, is
 // 20 to 25 % of decode. Tried and dropped: prefetching into L2 only (0 to +10 %), keys and values of the next item while the
 // values of this one are summed (+25 %), both evenly during the whole split (+5 %), values in turn from four pages (+2 %),
-// pages of a layer side by side instead of layers of a page (no difference, though a bare read of 4 KiB blocks differs by 2).
-#include "attention_tile.h"
+// pages of a layer side by side instead of layers of a page (no difference).
+#include "attention_split.h"
 
 OCTAVO_BEGIN
 namespace {
@@ -43,6 +43,7 @@ struct Work {
   i64 workspace_bytes, epilogues;
   const i64* epilogue;
   int blocks, block_rows, most_rows;  // most_rows: of a block of this step
+  bool matrix;
   bool heads_inner;  // one block a sequence: all heads of a page together; else one head's pages serve many blocks
   Block* block;
 
@@ -174,7 +175,7 @@ static inline float quantize_query(const float* q, i64 head_dim, int16_t* out) {
   return (top >= 1e-30f ? top / kQueryMost : 0.0f) + reduce_add(broken);
 }
 
-// Rows of q in one piece: floats, or bf16 where keys are dotted as such, or int16 over int8 keys.
+// Rows of q in one piece: floats, bf16 where keys are dotted as such, int16 over int8 keys.
 template <KeyKind KIND>
 static void load_queries(const Work& w, const Block& b, i64 head, const Buffers& m) {
   const i64 columns = w.heads_per_kv * w.group.head_dim;
@@ -207,6 +208,7 @@ static Split start(const Work& w, const Block& b, const Buffers& m) {
   a.head_dim = w.group.head_dim;
   a.queries = static_cast<int>(w.queries(b));
   a.group = static_cast<int>(w.heads_per_kv);
+  a.matrix = w.matrix;
   a.lo = m.lo;
   a.hi = m.hi;
   a.scale = w.cap > 0 ? kLog2e : w.scale * kLog2e;
@@ -360,26 +362,38 @@ static void share(Work& w) {
     whole_items<KIND>(w, m);
 }
 
-static void attention(const i64* args, const Run& run) {
-  if (run.dims[args[0]] == 0) return;
+static void attend_all(const i64* args, const Run& run, bool matrix, i64 block_queries, i64 block_most) {
   const KvGroup& group = run.groups[args[3]];
   const i64 per_kv = args[5] / group.kv_heads;
-  const i64 rows = kBlockQueries / per_kv;
-  const int block_rows = static_cast<int>(rows < 1 ? 1 : rows > kBlockRows ? kBlockRows : rows);
+  const i64 rows = block_queries / per_kv;
+  const int block_rows = static_cast<int>(rows < 1 ? 1 : rows > block_most ? block_most : rows);
   Work w{run, group, reinterpret_cast<const float*>(args[1]), args[2], args[4], per_kv,
          float_arg(args[6]), float_arg(args[7]), reinterpret_cast<const float*>(args[8]),
-         reinterpret_cast<uint8_t*>(args[9]), args[10], args[11], args + 12, 0, block_rows, 0, false, nullptr};
-  if (group.dtype == kKvFloat)
-    share<kFloat>(w);
-  else if (group.dtype == kKvHalf)
-    share<kHalf>(w);
-  else if (group.dtype == kKvInt8)
-    share<kInt8>(w);
-  else
-    share<HAS_BF16_DOT ? kBf16Dot : kBf16Wide>(w);
+         reinterpret_cast<uint8_t*>(args[9]), args[10], args[11], args + 12, 0, block_rows, 0, matrix, false, nullptr};
+  switch (group.dtype) {
+    case kKvFloat: return share<kFloat>(w);
+    case kKvHalf: return share<kHalf>(w);
+    case kKvInt8: return share<kInt8>(w);
+    default: return share<HAS_BF16_DOT ? kBf16Dot : kBf16Wide>(w);
+  }
+}
+
+static void attention(const i64* args, const Run& run) {
+  if (run.dims[args[0]] > 0) attend_all(args, run, false, kBlockQueries, kBlockRows);
+}
+
+// The same with products over bf16 pages on the matrix unit, where there is one.
+static void attention_matrix(const i64* args, const Run& run) {
+#if HAS_MATRIX_TILES
+  if (run.dims[args[0]] > 0 && run.groups[args[3]].dtype == kKvBf16) {
+    attend_all(args, run, true, kMatrixQueries, kMatrixQueries);  // two full tiles
+    return MatrixShapes::release();
+  }
+#endif
+  attention(args, run);
 }
 
 }  // namespace
 
-OCTAVO_ENTRIES(attention, {"attention", OCTAVO_FN(attention)})
+OCTAVO_ENTRIES(attention, {"attention", OCTAVO_FN(attention)}, {"attention.matrix", OCTAVO_FN(attention_matrix)})
 OCTAVO_END

@@ -1,5 +1,5 @@
-// One split of keys (at most 256, aligned to position 0) against a block of queries: scores, softmax, values. Knows pages
-// only as 16 addresses, and nothing of sequences, threads or merging.
+// The passes over one split of keys (at most 256, aligned to position 0) against a block of queries: scores, softmax, values.
+// Knows pages only as 16 addresses, and nothing of sequences, threads or merging.
 //
 // Four passes over the split: all scores; each query's largest one; p = 2^(s - m), written over the scores; sums of p * v
 // held in registers over all keys. Each (query, key) score is one chain over d ascending and each (query, column) sum
@@ -48,6 +48,7 @@ struct Split {
   int first_seen, last_seen;  // pages of which some row sees a key
   i64 v_offset, head_dim;  // bytes from K to V; 2 * v_offset: to the scales of int8 pages
   int queries, group;      // group queries share a row
+  bool matrix;             // products over bf16 pages go to the matrix unit
   const int32_t *lo, *hi;  // per row: visible keys, relative to the split
   float scale;             // > 0, to units of log2
   float cap, cap_in;       // cap 0: none; else see capped()
@@ -313,72 +314,6 @@ static inline float weights(const Split& a, float* s) {
   for (int page = a.first; page < a.last; page++)
     store_i16(reinterpret_cast<int16_t*>(s) + page * kPage, to_i(mul(load(s + page * kPage), inverse)));
   return most / kWeightMost;
-}
-
-template <KeyKind KIND, int NQ>
-static inline void scores_of(const Split& a, int q0, int page, int pages, bool ahead) {
-  if (kWide > kNarrow && pages == kWide)
-    scores<KIND, NQ, kWide>(a, q0, page, ahead);
-  else
-    for (int j = 0; j < pages; j += kNarrow) scores<KIND, NQ, kNarrow>(a, q0, page + j, ahead);
-}
-
-template <KeyKind KIND, int NQ>
-static inline void values_of(const Split& a, int q0, float* o) {
-  i64 c = 0;
-  for (; c + kColumns * 16 <= a.head_dim; c += kColumns * 16) values<KIND, NQ, kColumns>(a, q0, c, q0 + c == 0, o);
-  if constexpr (kColumns > 1)
-    for (; c < a.head_dim; c += 16) values<KIND, NQ, 1>(a, q0, c, q0 + c == 0, o);
-}
-
-// f<NQ>(first query) over register tiles of nearly equal size.
-template <class Call>
-static inline void each_tile(int queries, const Call& f) {
-  const int tiles = (queries + kMaxQueries - 1) / kMaxQueries;
-  for (int t = 0; t < tiles; t++) {
-    const int q0 = queries * t / tiles, n = queries * (t + 1) / tiles - q0;
-    switch (n) {
-      case 1: f.template run<1>(q0); break;
-      case 2: f.template run<2>(q0); break;
-      case 3: f.template run<kMaxQueries < 3 ? 1 : 3>(q0); break;
-      case 4: f.template run<kMaxQueries < 4 ? 1 : 4>(q0); break;
-      case 5: f.template run<kMaxQueries < 5 ? 1 : 5>(q0); break;
-      default: f.template run<kMaxQueries>(q0); break;
-    }
-  }
-}
-
-template <KeyKind KIND>
-struct ScoresCall {
-  const Split& a;
-  int page, pages;
-  template <int NQ>
-  void run(int q0) const {
-    scores_of<KIND, NQ>(a, q0, page, pages, q0 == 0);
-  }
-};
-
-template <KeyKind KIND>
-struct ValuesCall {
-  const Split& a;
-  float* o;
-  template <int NQ>
-  void run(int q0) const {
-    values_of<KIND, NQ>(a, q0, o);
-  }
-};
-
-// The whole split into `out`.
-template <KeyKind KIND>
-static void attend(const Split& a, const Partial& out) {
-  constexpr int step = kWide > 2 ? kWide : 2;
-  for (int page = a.first; page < a.last; page += step)
-    each_tile(a.queries, ScoresCall<KIND>{a, page, a.last - page < step ? a.last - page : step});
-  for (int q = 0; q < a.queries; q++) out.m[q] = largest(a, a.s + q * kSplit, q / a.group);
-  for (int q = 0; q < a.queries; q++) out.l[q] = softmax<KIND>(a, a.s + q * kSplit, out.m[q]);
-  if constexpr (KIND == kInt8)
-    for (int q = 0; q < a.queries; q++) a.p_scale[q] = weights(a, a.s + q * kSplit);
-  each_tile(a.queries, ValuesCall<KIND>{a, out.o});
 }
 
 }  // namespace

@@ -5,16 +5,14 @@
 // One product takes max(rows, quads) cycles, whatever is done in it: a group of 32 k fills half of the unit, one of 16 a
 // quarter, since a longer sum would mix groups. So the scales decide: 16 rows x 16 columns x 32 k are 16 cycles of products, and 48 (64
 // with minima) instructions of scales on two ports. The products of the next group are begun before the scales of this one.
-// Instructions are written as assembly: gcc's intrinsics do not order them behind the stores of what they load.
 #pragma once
 #include "../formats/unpacked.h"
 #include "linear_tile.h"
+#include "matrix_unit.h"
 
 #if HAS_MATRIX_TILES
 OCTAVO_BEGIN
 namespace {
-
-constexpr int kMatrixRows = 16;
 
 // Signed codes: those of the format less its zero point. Formats without one have codes up to 255, which stay unsigned.
 template <class W>
@@ -31,39 +29,35 @@ inline void unpack_signed(const uint8_t* w, i64 steps, uint8_t* to) {
   }
 }
 
-// The shapes of the unit's registers: 0 and 1 sums (rows x 16), 2 and 3 activations (rows x bytes), 4 and 5 weights
-// (quads x 64 bytes). Loading it clears the registers and is slow: only when the number of rows changes.
-struct MatrixShape {
-  alignas(64) uint8_t palette[64] = {1};
-  void set(int rows, int quads) {
-    for (int i = 0; i < 6; i++) {
-      const int width = i == 2 || i == 3 ? quads * 4 : 64;
-      palette[16 + 2 * i] = static_cast<uint8_t>(width);
-      palette[48 + i] = static_cast<uint8_t>(i < 4 ? rows : quads);
-    }
-    asm volatile("ldtilecfg %0" : : "m"(palette) : "memory");
+// Registers: 0 and 1 sums (rows x 16), 2 and 3 activations (rows x bytes), 4 and 5 weights (quads x 64 bytes).
+inline void matrix_shapes(int rows, int quads) {
+  MatrixShapes shapes;
+  for (int set = 0; set < 2; set++) {
+    shapes.shape(set, rows, 64);
+    shapes.shape(2 + set, rows, quads * 4);
+    shapes.shape(4 + set, quads, 64);
   }
-  static void release() { asm volatile("tilerelease" : : : "memory"); }
-};
-
-// Sums of one group into `dots` [rows][16]; registers of set A (0 or 1), so that neighbours do not wait for each other.
-template <int A, bool SIGNED>
-inline OCTAVO_INLINE void matrix_dots(const int8_t* x, i64 stride, const uint8_t* w, int32_t* dots) {
-  const i64 line = 64;
-  if constexpr (A == 0) {
-    asm volatile("tilezero %%tmm0\n\ttileloadd (%0,%1,1), %%tmm2\n\ttileloadd (%2,%3,1), %%tmm4"
-                 : : "r"(x), "r"(stride), "r"(w), "r"(line) : "memory");
-    if constexpr (SIGNED) asm volatile("tdpbssd %%tmm4, %%tmm2, %%tmm0" ::: "memory");
-    else asm volatile("tdpbsud %%tmm4, %%tmm2, %%tmm0" ::: "memory");
-    asm volatile("tilestored %%tmm0, (%0,%1,1)" : : "r"(dots), "r"(line) : "memory");
-  } else {
-    asm volatile("tilezero %%tmm1\n\ttileloadd (%0,%1,1), %%tmm3\n\ttileloadd (%2,%3,1), %%tmm5"
-                 : : "r"(x), "r"(stride), "r"(w), "r"(line) : "memory");
-    if constexpr (SIGNED) asm volatile("tdpbssd %%tmm5, %%tmm3, %%tmm1" ::: "memory");
-    else asm volatile("tdpbsud %%tmm5, %%tmm3, %%tmm1" ::: "memory");
-    asm volatile("tilestored %%tmm1, (%0,%1,1)" : : "r"(dots), "r"(line) : "memory");
-  }
+  shapes.load();
 }
+
+// Sums of one group into `dots` [rows][16]; registers of set 0 or 1, so that neighbours do not wait for each other.
+#define OCTAVO_MATRIX_DOTS(sums, acts, weights)                                                      \
+  do {                                                                                               \
+    OCTAVO_TILE_ZERO(sums);                                                                          \
+    OCTAVO_TILE_LOAD(acts, x, stride);                                                               \
+    OCTAVO_TILE_LOAD(weights, w, 64);                                                                \
+    if constexpr (SIGNED) OCTAVO_TILE_SIGNED(sums, acts, weights);                                   \
+    else OCTAVO_TILE_UNSIGNED(sums, acts, weights);                                                  \
+    OCTAVO_TILE_STORE(sums, dots, 64);                                                               \
+  } while (false)
+template <int SET, bool SIGNED>
+inline OCTAVO_INLINE void matrix_dots(const int8_t* x, i64 stride, const uint8_t* w, int32_t* dots) {
+  if constexpr (SET == 0)
+    OCTAVO_MATRIX_DOTS(0, 2, 4);
+  else
+    OCTAVO_MATRIX_DOTS(1, 3, 5);
+}
+#undef OCTAVO_MATRIX_DOTS
 
 // Scales of group S of step b on its dots.
 template <class U, int S, int R>

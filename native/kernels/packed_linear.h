@@ -156,16 +156,15 @@ struct Opened {
 template <class W>
 struct Matrix {
   static constexpr int kRows = kMatrixRows, kVectors = 1;
-  MatrixShape shape;
-  int rows = 0;
-  ~Matrix() { MatrixShape::release(); }
+  int rows = 0;  // that the registers have now
+  ~Matrix() { MatrixShapes::release(); }
   static const uint8_t* ready(const uint8_t* w, i64 steps, uint8_t* scratch) {
     unpack_signed<W>(w, steps, scratch);
     return scratch;
   }
   template <int R>
   void tile(const uint8_t* w, i64 b0, i64 b1, int v, Ahead ahead, const Rows& acts, float* out, i64 ld) {
-    if (rows != R) shape.set(rows = R, 8 / W::kGroups);
+    if (rows != R) matrix_shapes(rows = R, 8 / W::kGroups);
     matrix_tile<UnpackedOf<W>, R>(w, b0, b1, v, ahead, acts, out, ld);
   }
 };

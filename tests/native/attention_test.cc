@@ -102,7 +102,7 @@ std::vector<Part> everything(const World& w) {
   return parts;
 }
 
-bool uses_bf16_dot(const Shape& s) { return s.dtype == 0 && std::string(variant->name) == "avx512bf16"; }
+bool uses_bf16_dot(const Shape& s) { return s.dtype == 0 && (std::string(variant->name) == "avx512bf16" || std::string(variant->name) == "amx"); }
 
 void check_values(World& w, const char* what) {
   w.clear();

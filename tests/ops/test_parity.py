@@ -294,7 +294,7 @@ def test_pages_and_attention(
         torch.from_numpy(q), *map(torch.from_numpy, pools), given_rows, head_dim=head_dim, scale=scale, softcap=softcap
     )
     attrs = {"scale": scale, "softcap": softcap}
-    rounding = 2.0**-9 if (library.numerics_class(isa), kv_dtype) == ("avx512bf16", "bf16") else EPS
+    rounding = 2.0**-9 if isa in library.BF16_DOT and kv_dtype == "bf16" else EPS
     for row in range(rows):
         keys, values = (pool[pages[slot[row]]].reshape(-1, heads[1], head_dim)[lo[row] : hi[row]] for pool in pools)
         bound = ATTENTION.bound(

@@ -30,7 +30,6 @@ from octavo.execution.pooling_runner import PoolingRunner
 from octavo.execution.runner import Runner
 from octavo.execution.step import PAGE_TOKENS, PagesAppended, RowRun, SlotOpen, Step
 from octavo.execution.tuned_file import TunedFile
-from octavo.kernels.library import numerics_class
 from octavo.machine import Machine, read_machine
 from octavo.ops.quantize import GROUP
 from octavo.quantization.rounding import VERSION as ROUNDING
@@ -125,7 +124,7 @@ def fingerprint(digest: str, isa: str, plan: MemoryPlan) -> str:
     kv = [group.layout for group in plan.layouts.lowered.groups]
     tables = sorted(name for name in plan.layouts.lowered.tables if "@" in name)  # layers/rotary.py
     rounded = sorted({f"{source.rounded}.{ROUNDING}" for source in plan.sources.values() if source.rounded})
-    facts = "|".join([digest, str(NUMERICS), numerics_class(isa), *kv, f"acts.g{GROUP}", *tables, *rounded])
+    facts = "|".join([digest, str(NUMERICS), isa, *kv, f"acts.g{GROUP}", *tables, *rounded])
     return f"octavo-n{NUMERICS}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 

@@ -49,7 +49,7 @@ def measure(*, isa: str = "auto", threads: int, reads: int = READS) -> Ceilings:
     read = _best(machine, "ceiling.read", [buffer(region, 0, READ_BYTES), immediate(READ_BYTES), out], reads)
     int8 = _best(machine, "ceiling.int8", [words, out], 3)
     bf16 = _best(machine, "ceiling.bf16", [words, out], 3)
-    bf16_pairs = 32 if library.numerics_class(machine.isa) == "avx512bf16" else 16
+    bf16_pairs = 32 if machine.isa in library.BF16_DOT else 16
     rate = 2 * threads * _ITERATIONS * _CHAINS
     return Ceilings(machine.isa, threads, READ_BYTES / read, rate * 64 / int8, rate * bf16_pairs / bf16)
 

@@ -245,7 +245,7 @@ class NodeChecks:
         keys, values = (self._pool(group, attrs["layer"], which) for which in (KEYS, VALUES))
         lo, hi = (self._values[op.operands[index]][group] for index in (4, 5))
         dtype = self._pages[group].dtype.name
-        rounding = BF16_EPS if (library.numerics_class(self._executor.isa), dtype) == ("avx512bf16", "bf16") else EPS
+        rounding = BF16_EPS if self._executor.isa in library.BF16_DOT and dtype == "bf16" else EPS
         ratio = 0.0
         for row, q in enumerate(self._values[op.operands[0]]):
             seen = slice(int(lo[row]), int(hi[row]))

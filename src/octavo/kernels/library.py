@@ -22,6 +22,7 @@ except ImportError as error:  # a source tree without a build
     ) from error
 
 HEAD_ROWS: int = _native.HEAD_ROWS
+BF16_DOT = frozenset({"amx", "avx512bf16"})  # variants whose attention rounds q and p to bf16 over bf16 pages
 
 if (_native.ABI, _native.LAYOUT_HASH) != (ABI, LAYOUT_HASH):
     raise OctavoError("the native library was built for another version of octavo. In a clone: python3 dev build")
@@ -30,11 +31,6 @@ if (_native.ABI, _native.LAYOUT_HASH) != (ABI, LAYOUT_HASH):
 def runnable_variants() -> list[str]:
     """Names of the ISA variants that this build has and this processor runs, best first."""
     return list(_native.variants())
-
-
-def numerics_class(isa: str) -> str:
-    """The variant whose bits a variant gives: amx is avx512bf16 with products on the matrix unit."""
-    return "avx512bf16" if isa == "amx" else isa
 
 
 def new_machine(*, isa: str, threads: int, scratch_bytes: int) -> Any:
