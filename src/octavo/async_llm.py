@@ -8,130 +8,53 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Protocol
 
 from octavo.checkpoints.pooling import Pooling
 from octavo.engine.client import EngineClient
-from octavo.engine.messages import ChoiceOutput
-from octavo.errors import ContextLengthExceeded, InvalidRequest, OctavoError
-from octavo.execution.step import TokenLogprobs
+from octavo.errors import ContextLengthExceeded, InvalidRequest
 from octavo.flow import items
+from octavo.generation import Generation
 from octavo.request import (
     ChatRequest,
     CompletionOutput,
-    FinishReason,
-    Logprob,
     Request,
     RequestOutput,
-    Usage,
 )
 from octavo.sampling_params import SamplingParams, pack_bad_words
 from octavo.text.best_of import Answers, BestOf
 from octavo.text.breakers import Breakers
-from octavo.text.events import Delta, Event, Finished, LogprobEntry, PromptFacts, TextDelta
+from octavo.text.conversation import ReadyPrompt
+from octavo.text.events import Delta, Event, Finished, PromptFacts, TextDelta
 from octavo.text.fim import FillIn
-from octavo.text.output import Output
-from octavo.tokenizer.detokenizer import Detokenizer
 from octavo.tokenizer.tokenizer import LONG_TEXT, Tokenizer
 from octavo.vectors import Vectors
 
 INLINE_CHARACTERS = LONG_TEXT  # a longer text is tokenized in a thread: 2 MB/s would hold the event loop for 4 ms
 INLINE_MESSAGES = 16  # rendering takes about 10 us a message
 PromptIds = Sequence[int]
+Prompt = str | PromptIds | ReadyPrompt  # the last of prepare(): with it comes how the answer is to be read
 
 
 class Renderer(Protocol):
-    """The chat template (text/prompt.py)."""
+    """The chat template and its family's ways (text/conversation.py)."""
 
     @property
     def kind(self) -> str | None:
         """Whose template it is: `model`, `default`, or None."""
 
-    def render(self, request: ChatRequest) -> str:
-        """The prompt's text."""
+    @property
+    def summary(self) -> str:
+        """How functions and reasoning are dealt with, in a line."""
+
+    def prepare(self, chat: ChatRequest) -> ReadyPrompt:
+        """The prompt's text, and how its answer is to be read."""
 
     def close(self) -> None:
         """End the worker process of request-supplied templates."""
-
-
-class Generation:
-    """A request under way: a Flow of lists of events. Closing it early aborts the request."""
-
-    def __init__(self, llm: AsyncLLM, request: Request, prompt: PromptFacts, *, patient: bool = False) -> None:
-        """patient: see EngineClient.open."""
-        self.request = request
-        self.prompt = prompt
-        self._llm = llm
-        self._outputs: list[Output] = []
-        self._open = set(range(request.params.n))  # choices
-        self.done = False
-        self.reasons: list[FinishReason] = []  # of the choices that have ended
-        self._asked_stop_ids = llm.asked_stop_ids(request.params)
-        self._stream = llm.client.open(request, patient)
-
-    @property
-    def usage(self) -> Usage:
-        return Usage(len(self.prompt.token_ids), sum(o.tokens for o in self._outputs), self.prompt.cached_tokens)
-
-    @property
-    def seed(self) -> int:
-        """The seed that repeats this answer."""
-        return self.request.seed
-
-    async def start(self, news: Callable[[], None]) -> None:
-        if not self._outputs:  # else it goes on after a pause
-            self._outputs = [self._llm.new_output(self.request, choice) for choice in range(self.request.params.n)]
-        await self._stream.start(news)
-
-    def take(self) -> list[Event] | None:
-        came = self._stream.take()
-        if came is None:
-            return None
-        events: list[Event] = []
-        for output in came:
-            if output.error:
-                raise OctavoError(output.error)
-            choice = output.choice
-            if choice in self._open:
-                events += self._take(output)
-                target = self._outputs[choice]
-                if target.finished:
-                    self._open.discard(choice)
-                    last = events[-1]
-                    assert isinstance(last, Finished)
-                    self.reasons.append(last.reason)
-                    if output.finish is None and target.stopped is not None:
-                        self._stream.abort(choice, target.stopped.tokens)
-        if not self._open:
-            self.done = True
-            self._stream.close()
-        return events or None
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def pause(self) -> None:
-        self._stream.pause()
-
-    def _take(self, output: ChoiceOutput) -> list[Event]:
-        if output.prompt is not None:
-            self.prompt.cached_tokens = output.prompt.cached_tokens
-            if output.prompt.prompt_logprobs is not None:
-                self.prompt.logprobs = [None, *(self._llm.entry(each) for each in output.prompt.prompt_logprobs)]
-        target, ids = self._outputs[output.choice], output.token_ids
-        logprobs = None if output.logprobs is None else [self._llm.entry(each) for each in output.logprobs]
-        if output.finish is None:
-            return target.push(ids, logprobs)
-        hidden = output.stop_id is not None and not self.request.params.include_stop_str_in_output
-        shown = len(ids) - hidden
-        events = target.push(ids[:shown], None if logprobs is None else logprobs[:shown])
-        if hidden:
-            target.hide(ids[-1], None if logprobs is None else logprobs[-1])
-        asked_for = output.stop_id in self._asked_stop_ids
-        return events + target.finish(FinishReason(output.finish), output.stop_id if asked_for else None)
 
 
 class AsyncLLM:
@@ -176,7 +99,7 @@ class AsyncLLM:
 
     async def submit(
         self,
-        prompt: str | PromptIds,
+        prompt: Prompt,
         params: SamplingParams,
         *,
         request_id: str | None = None,
@@ -188,6 +111,7 @@ class AsyncLLM:
         """A Generation of a text or of ids. Raises InvalidRequest or ContextLengthExceeded before anything runs.
 
         seed_bits: of a seed that is made here, because the parameters have none."""
+        parsing = prompt.parsing if isinstance(prompt, ReadyPrompt) else None
         best_of = params.best_of
         every = params
         if best_of is not None:
@@ -196,12 +120,12 @@ class AsyncLLM:
             prompt, every, request_id=request_id, add_special_tokens=add_special_tokens, salt=salt, priority=priority,
             seed_bits=seed_bits,
         )  # fmt: skip
-        generation = Generation(self, request, facts)
+        generation = Generation(self.client, self.tokenizer, request, facts, parsing)
         return generation if best_of is None else BestOf(generation, params.n, params.logprobs)
 
     async def request_of(
         self,
-        prompt: str | PromptIds,
+        prompt: Prompt,
         params: SamplingParams,
         *,
         request_id: str | None = None,
@@ -211,6 +135,8 @@ class AsyncLLM:
         seed_bits: int = 64,
     ) -> tuple[Request, PromptFacts]:
         """What the engine would be told of a text or of ids. Raises InvalidRequest or ContextLengthExceeded."""
+        if isinstance(prompt, ReadyPrompt):
+            prompt = prompt.text
         if isinstance(prompt, str):
             ids = await self.encode(prompt, add_special_tokens)
             facts = PromptFacts(ids, prompt)
@@ -229,18 +155,23 @@ class AsyncLLM:
         )  # fmt: skip
         return request, facts
 
-    async def submit_chat(self, chat: ChatRequest, *, request_id: str | None = None, salt: str = "") -> Answers:
-        """A Generation of a conversation, through the model's chat template."""
-        text = await self.render(chat)
-        return await self.submit(text, chat.params, request_id=request_id, add_special_tokens=False, salt=salt)
+    async def submit_chat(self, chat: ChatRequest, *, raw: bool = False) -> Answers:
+        """A Generation of a conversation, through the model's chat template. raw: reasoning and calls come as the text
+        that the model writes."""
+        ready = await self.prepare(chat)
+        return await self.submit(ready.text if raw else ready, chat.params, add_special_tokens=False)
 
     async def render(self, chat: ChatRequest) -> str:
         """The prompt that the chat template makes of a conversation."""
+        return (await self.prepare(chat)).text
+
+    async def prepare(self, chat: ChatRequest) -> ReadyPrompt:
+        """The same, and how its answer is to be read."""
         if self.renderer is None:
             raise InvalidRequest("this model has no chat template; use /v1/completions or --chat-template.")
         if _is_short(chat):
-            return self.renderer.render(chat)
-        return await asyncio.to_thread(self.renderer.render, chat)
+            return self.renderer.prepare(chat)
+        return await asyncio.to_thread(self.renderer.prepare, chat)
 
     async def encode(self, text: str, add_special_tokens: bool = True) -> tuple[int, ...]:
         """Ids of a text; long ones are tokenized in a thread, without the GIL."""
@@ -260,29 +191,6 @@ class AsyncLLM:
         await self.client.close()
         if self.renderer is not None:
             self.renderer.close()
-
-    # -- what Generation needs ---------------------------------------------------------------------------------------
-
-    def new_output(self, request: Request, choice: int) -> Output:
-        params = request.params
-        detokenizer = Detokenizer(
-            self.tokenizer, params.skip_special_tokens, request.prompt_ids, params.spaces_between_special_tokens
-        )
-        return Output(detokenizer, choice, params.stop, params.include_stop_str_in_output, params.min_tokens)
-
-    def asked_stop_ids(self, params: SamplingParams) -> frozenset[int]:
-        """Stop ids of the user's own: they are named as stop_reason, the model's end ids are not."""
-        return frozenset(params.stop_token_ids) - frozenset(self.tokenizer.eos_ids)
-
-    def entry(self, logprobs: TokenLogprobs) -> LogprobEntry:
-        """{id: Logprob} of the chosen id and the most likely ones."""
-        made = {logprobs.token_id: self._logprob(logprobs.token_id, logprobs.logprob, logprobs.rank)}
-        for rank, (token_id, value) in enumerate(logprobs.top, 1):
-            made.setdefault(token_id, self._logprob(token_id, value, rank))
-        return made
-
-    def _logprob(self, token_id: int, value: float, rank: int) -> Logprob:
-        return Logprob(value, rank, self.tokenizer.token_text(token_id))
 
     # -- checks ------------------------------------------------------------------------------------------------------
 

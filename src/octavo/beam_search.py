@@ -13,8 +13,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from octavo.async_llm import AsyncLLM, Generation, PromptIds, gather
+from octavo.async_llm import AsyncLLM, Prompt, PromptIds, gather
 from octavo.errors import InvalidRequest
+from octavo.generation import Generation, new_output
 from octavo.request import FinishReason, Request, Usage
 from octavo.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
 from octavo.text.events import Event, LogprobEntry, PromptFacts
@@ -136,7 +137,7 @@ class BeamSearch:
         for beam in beams:
             ids: PromptIds = (*self.prompt.token_ids, *beam.ids)
             asked = await self._llm.request_of(ids, params, salt=self.request.salt, priority=self.request.priority)
-            calls.append(Generation(self._llm, *asked, patient=True))
+            calls.append(Generation(self._llm.client, self._llm.tokenizer, *asked, patient=True))
         made = []
         for beam, output in zip(beams, await asyncio.gather(*(gather(call) for call in calls)), strict=True):
             (entry,) = output.outputs[0].logprobs or [{}]
@@ -150,7 +151,7 @@ class BeamSearch:
 
     def _events(self, index: int, beam: Beam) -> list[Event]:
         """A beam as the events of a choice."""
-        target = self._llm.new_output(self.request, index)
+        target = new_output(self._llm.tokenizer, self.request, index)
         hidden = beam.ended and not self._params.include_stop_str_in_output
         shown = len(beam.ids) - hidden
         wanted = self.request.params.logprobs
@@ -170,7 +171,7 @@ def _most_likely(entry: LogprobEntry, chosen: int, most: int) -> LogprobEntry:
 
 
 async def beam_search(
-    llm: AsyncLLM, prompt: str | PromptIds, params: BeamSearchParams, given: SamplingParams, **placed: object
+    llm: AsyncLLM, prompt: Prompt, params: BeamSearchParams, given: SamplingParams, **placed: object
 ) -> BeamSearch:
     """A search for the answers to one prompt. given: n, logprobs, stop_token_ids and seed count. placed: as for
     AsyncLLM.submit. Raises InvalidRequest or ContextLengthExceeded before anything runs."""

@@ -182,6 +182,22 @@ class TextConfig:
         aliases=("--chat-template-file",),
     )
     default_chat_template: bool = option(True, switch(), "a plain template for a model without one", TEXT, rare=True)
+    default_chat_template_kwargs: dict[str, Any] | None = option(
+        None, json_object(), "variables for the chat template, under those of a request", TEXT,
+        aliases=("--chat-template-kwargs",), rare=True,
+    )
+    tool_call_parser: str = option(
+        "auto", text("NAME|none"), "how the model writes calls; auto: as its template does", TEXT
+    )
+    reasoning_parser: str = option(
+        "auto", text("NAME|none"), "how the model marks reasoning; auto: as its template does", TEXT
+    )
+    reasoning: str = option(
+        "auto", choice("auto", "on", "off"), "reasoning where a request does not say; auto: the model's own way", TEXT
+    )
+    reasoning_budget: int | None = option(
+        None, count(0, auto=True, unit="tokens"), "end reasoning after so many; auto: no limit, 0: none", TEXT
+    )
     generation_config: str = option(
         "auto", text("auto|none|DIR"), "the model's sampling defaults: use, ignore, or from a folder", SAMPLING,
         rare=True,

@@ -91,7 +91,8 @@ class LLM:
                     chat_template,
                     chat_template_kwargs or {},
                     tools or (),
-                )
+                ),
+                raw=True,
             )
             for each, param in zip(listed, params, strict=True)
         ]

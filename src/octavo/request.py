@@ -22,17 +22,22 @@ class FinishReason(enum.StrEnum):
     ERROR = "error"  # this request failed; others go on
 
 
+TOOL_CHOICES = ("auto", "required", "none")  # and names of functions
+
+
 @dataclass(frozen=True)
 class Reasoning:
     """What a request asks of the model's reasoning.
 
     enabled: None is the model's own way. effort: a word that some templates read (minimal, low, medium, high, ...).
-    budget: tokens after which the end of reasoning is forced; None is no limit, 0 no reasoning.
+    budget: tokens after which the end of reasoning is forced; None is no limit, 0 no reasoning. exclude: it is left out
+    of the answer, though its tokens count.
     """
 
     enabled: bool | None = None
     effort: str | None = None
     budget: int | None = None
+    exclude: bool = False
 
 
 @dataclass(frozen=True)

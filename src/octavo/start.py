@@ -27,6 +27,7 @@ from octavo.settings import resolve as resolve_options
 if TYPE_CHECKING:
     from octavo.async_llm import AsyncLLM
     from octavo.checkpoints.checkpoint import Checkpoint
+    from octavo.text.conversation import Ways
 
 DEFAULTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # as vLLM takes from generation_config
 Progress = Callable[[str, int, int], None]  # what, done, in all
@@ -113,6 +114,7 @@ def _texts(files: ModelFiles, settings: Settings) -> Callable[[EngineClient], As
     from octavo.async_llm import AsyncLLM
     from octavo.checkpoints.checkpoint import open_checkpoint
     from octavo.checkpoints.pooling import pooling_of
+    from octavo.text.conversation import Conversations
     from octavo.text.prompt import PromptTemplate
     from octavo.tokenizer.tokenizer import Tokenizer
 
@@ -121,10 +123,19 @@ def _texts(files: ModelFiles, settings: Settings) -> Callable[[EngineClient], As
         checkpoint = replace(checkpoint, generation_config={**files.generation, **checkpoint.generation_config})
     tokenizer = Tokenizer.from_checkpoint(checkpoint, settings.engine.cache_path / "tokenizer")
     tokenizer.visible_bytes()  # now, not before the first token: 50 ms for 150,000 tokens
-    renderer = PromptTemplate.of_tokenizer(tokenizer, _template_text(text.chat_template), text.default_chat_template)
+    template = PromptTemplate.of_tokenizer(tokenizer, _template_text(text.chat_template), text.default_chat_template)
+    renderer = Conversations(template, _ways(text), text.default_chat_template_kwargs)
     defaults = sampling_defaults(checkpoint, text)
     pooling = pooling_of(checkpoint, settings.engine.task, settings.engine.pooling)
     return lambda client: AsyncLLM(client, tokenizer, renderer, defaults, pooling)
+
+
+def _ways(text: TextConfig) -> Ways:
+    """What the operator says of calls and reasoning."""
+    from octavo.text.conversation import Ways
+
+    on = None if text.reasoning == "auto" else text.reasoning == "on"
+    return Ways(text.tool_call_parser, text.reasoning_parser, on, text.reasoning_budget)
 
 
 def _template_text(given: str | None) -> str | None:

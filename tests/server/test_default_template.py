@@ -16,6 +16,7 @@ from octavo.server.metrics import Metrics
 from octavo.server.submit import Front
 from octavo.shelf import Shelf
 from octavo.start import start_in_process
+from octavo.text.conversation import Conversations
 from octavo.text.prompt import PromptTemplate
 from tests import real
 
@@ -44,12 +45,14 @@ async def test_the_default_template_is_told(tmp_path: Path) -> None:
         front = Front(llm, ("base",), ServerConfig(), Health(lambda: True), Metrics("base"), shelf)
         transport = httpx.ASGITransport(app=build_app(front, Keys((), None)))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            assert template_line(llm.renderer) == []
+            assert template_line(llm.renderer) == [
+                "chat      functions: told in words, the template has no place for them · reasoning: none"
+            ]
             await asked_with_documents_and_tools(client)
             own = await client.post("/v1/chat/completions", json=HELLO)
             assert own.status_code == 200 and "x-octavo-template" not in own.headers
             llm.renderer.close()
-            llm.renderer = PromptTemplate({}, {})
+            llm.renderer = Conversations(PromptTemplate({}, {}))
             for stream in (False, True):
                 plain = await client.post("/v1/chat/completions", json={**HELLO, "stream": stream})
                 assert plain.status_code == 200 and plain.headers["x-octavo-template"] == "default"
@@ -58,7 +61,7 @@ async def test_the_default_template_is_told(tmp_path: Path) -> None:
             assert given.status_code == 200 and "x-octavo-template" not in given.headers
             assert [line.split()[0] for line in template_line(llm.renderer)] == ["template"]
             llm.renderer.close()
-            llm.renderer = PromptTemplate({}, {}, allow_default=False)
+            llm.renderer = Conversations(PromptTemplate({}, {}, allow_default=False))
             refused = await client.post("/v1/chat/completions", json=HELLO)
             assert refused.status_code == 400 and "no chat template" in refused.json()["error"]["message"]
     finally:

@@ -261,8 +261,6 @@ IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url":
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"tools": [TOOL]}, "tools"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),

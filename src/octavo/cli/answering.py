@@ -10,7 +10,7 @@ import contextlib
 import http.client
 import json
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from octavo.errors import OctavoError
 from octavo.flow import items
 from octavo.request import ChatRequest
 from octavo.sampling_params import SamplingParams
-from octavo.text.events import Event, TextDelta
+from octavo.text.events import Event, ReasoningDelta, TextDelta
 
 PROBE_SECONDS = 3.0  # where nobody listens that is known at once; a busy server may need a moment
 ANSWER_SECONDS = 600.0  # silence after which a server is given up; its comments count as words
@@ -48,6 +48,22 @@ class Figures:
         )
 
 
+class Thought(str):
+    """A piece of reasoning: shown, but no part of the answer."""
+
+    __slots__ = ()
+
+
+def apart(pieces: Iterable[str]) -> Iterator[str]:
+    """The same with an empty line between reasoning and answer."""
+    last = ""
+    for piece in pieces:
+        if isinstance(last, Thought) and not isinstance(piece, Thought):
+            yield Thought("\n\n")
+        yield piece
+        last = piece
+
+
 class Answering(Protocol):
     """Somebody who answers."""
 
@@ -57,7 +73,8 @@ class Answering(Protocol):
     last: Figures | None
 
     def answer(self, messages: Messages, params: Mapping[str, Any]) -> Generator[str]:
-        """Pieces of the answer. params: sampling parameters by name. Closing the iterator ends the answer."""
+        """Pieces of the answer, and Thoughts. params: sampling parameters by name. Closing the iterator ends the
+        answer."""
 
     def close(self) -> None:
         """Let go of memory and connections."""
@@ -91,6 +108,8 @@ class InProcess:
         try:
             while batch := self._runner.run(_next(events)):
                 first = first or time.monotonic() - begin
+                if thought := "".join(event.text for event in batch if isinstance(event, ReasoningDelta)):
+                    yield Thought(thought)
                 if text := "".join(event.text for event in batch if isinstance(event, TextDelta)):
                     yield text
         finally:
@@ -140,8 +159,13 @@ class Server:
                 if "error" in chunk:
                     raise OctavoError(f"{self.url}: {_message(chunk)}")
                 for choice in chunk.get("choices", ()):
-                    if text := (choice.get("delta") or {}).get("content"):
+                    delta = choice.get("delta") or {}
+                    thought, text = delta.get("reasoning_content") or delta.get("reasoning"), delta.get("content")
+                    if thought or text:
                         first = first or time.monotonic() - begin
+                    if thought:
+                        yield Thought(thought)
+                    if text:
                         yield text
         except (OSError, http.client.HTTPException) as error:
             raise OctavoError(f"{self.url} broke off: {error}.") from None

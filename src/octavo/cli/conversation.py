@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from octavo.cli.answering import Answering
+from octavo.cli.answering import Answering, Thought, apart
+from octavo.cli.terminal import DIM, PLAIN
 from octavo.errors import OctavoError
 from octavo.sampling_params import SamplingParams
 
@@ -26,7 +27,6 @@ HELP = """\
   \"\"\"                         begins and ends a text of several lines
   Ctrl-C                      ends an answer"""
 OF_OLLAMA = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
-DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 QUOTES = '"""'
 
 
@@ -81,9 +81,10 @@ class Conversation:
         answer = self.answering.answer(self.messages, self.params)
         try:
             with contextlib.closing(answer):
-                for text in answer:
-                    pieces.append(text)
-                    sys.stdout.write(text)
+                for text in apart(answer):
+                    if not isinstance(text, Thought):
+                        pieces.append(text)
+                    sys.stdout.write(self._dim(text) if isinstance(text, Thought) else text)
                     sys.stdout.flush()
         except KeyboardInterrupt:
             print(f"\n{self._dim('(stopped)')}", end="")

@@ -16,9 +16,9 @@ from typing import Any
 
 import click
 
-from octavo.cli.answering import Answering, InProcess, Server, octavo_at, served_at
+from octavo.cli.answering import Answering, InProcess, Server, Thought, apart, octavo_at, served_at
 from octavo.cli.flags import OptionCommand
-from octavo.cli.terminal import Progress, say
+from octavo.cli.terminal import DIM, PLAIN, Progress, say
 from octavo.config import EngineConfig, LogConfig, TextConfig
 from octavo.errors import ConfigError
 from octavo.settings import Client, Settings, client_environment
@@ -119,9 +119,13 @@ def _same(model: str) -> set[str]:
 
 
 def _answer(answering: Answering, messages: list[dict[str, str]], params: Mapping[str, Any], stats: bool) -> None:
-    """One answer on standard output, as it comes."""
-    text = ""
-    for text in answering.answer(messages, params):
+    """One answer on standard output, as it comes; reasoning only where somebody looks at it, dimmed."""
+    text, seen = "", sys.stdout.isatty()
+    for piece in apart(answering.answer(messages, params)):
+        thought = isinstance(piece, Thought)
+        if thought and not seen:
+            continue
+        text = f"{DIM}{piece}{PLAIN}" if thought else piece
         sys.stdout.write(text)
         sys.stdout.flush()
     if not text.endswith("\n"):

@@ -57,9 +57,11 @@ def run(settings: Settings, print_config: bool) -> int:
 
 
 def template_line(renderer: Renderer | None) -> list[str]:
-    """Tells that chats go through a plain template because the model has none."""
-    if renderer is None or renderer.kind == "model":
+    """How chats are dealt with; where the model has no template, that they go through a plain one."""
+    if renderer is None:
         return []
+    if renderer.kind == "model":
+        return [f"{'chat':{LABEL}}{renderer.summary}"]
     told = "`User:` and `Assistant:` lines" if renderer.kind == "default" else "no chats are served"
     return [f"{'template':{LABEL}}the model has none: {told}; give one with --chat-template"]
 

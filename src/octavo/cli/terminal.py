@@ -16,6 +16,7 @@ from octavo.errors import OctavoError
 LINE_SECONDS = 5.0  # between two lines of progress where bars would not be seen
 DRAW_SECONDS = 0.1
 BAR_WIDTH = 30
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 def say(text: str = "") -> None:

@@ -10,11 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, replace
-from hashlib import blake2b
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
-
-import msgspec
 
 from octavo import logs
 from octavo.engine.flight_record import request_digest
@@ -39,7 +36,7 @@ from octavo.engine.messages import (
     unpack_who,
 )
 from octavo.engine.quarantine import Quarantine
-from octavo.engine.stream import Gap, Stream
+from octavo.engine.stream import Gap, Stream, asked
 from octavo.errors import (
     ContextLengthExceeded,
     EngineDied,
@@ -168,13 +165,26 @@ class EngineClient:
         """Send a stream's request to the engine; outputs go to the stream from now on."""
         request = stream.request
         self._admit(request, stream.patient)
-        self._number += 1
-        # An id may be used again while words about its last owner are under way: the engine knows each by another name.
-        name = self._names[request.request_id] = f"{self._number}-{request.request_id}"
-        stream.named(name)
-        self._streams[name] = stream
+        name = self._name(stream)
         self._idle.clear()
         await self._send(name)
+
+    def begin_anew(self, name: str, stream: Stream) -> None:
+        """The engine forgets a stream, and is told of it as it stands now; that is not waited for."""
+        self.post_abort(name)
+        self._sent.discard(name)
+        del self._streams[name]
+        self._quarantine.left(name)
+        self._name(stream)
+        self._send_waiting()
+
+    def _name(self, stream: Stream) -> str:
+        # An id may be used again while words about its last owner are under way: the engine knows each by another name.
+        self._number += 1
+        name = self._names[stream.request.request_id] = f"{self._number}-{stream.request.request_id}"
+        stream.named(name)
+        self._streams[name] = stream
+        return name
 
     def end(self, name: str, request_id: str, *, abort: bool) -> None:
         """Forget a stream; the engine is told if it does not know that it is over."""
@@ -204,7 +214,7 @@ class EngineClient:
             raise ContextLengthExceeded(self.info.max_model_len, len(request.prompt_ids), param="prompt")
         if request.request_id in self._names:
             raise InvalidRequest(f"Request id {request.request_id!r} is in use.", param="request_id")
-        if self._killers and _asked(request) in self._killers:
+        if self._killers and asked(request) in self._killers:
             raise EngineKiller("This request is known to end the engine; it was not run again.")
 
     async def _send(self, name: str) -> None:
@@ -308,7 +318,7 @@ class EngineClient:
     def _refuse(self, name: str) -> None:
         """Nobody but this request can have ended the engine."""
         stream = self._streams[name]
-        self._killers[_asked(stream.request)] = None
+        self._killers[asked(stream.request)] = None
         if len(self._killers) > MAX_KILLERS:
             self._killers.popitem(last=False)
         stream.fail(EngineKiller("This request ended the engine, the last time alone; it is not run again."))
@@ -387,9 +397,3 @@ class EngineClient:
             stream.tell()
         if self._quarantine.active and self._quarantine.settle(self._proven):
             self._send_waiting()
-
-
-def _asked(request: Request) -> bytes:
-    """A digest of what a request asks; names, seeds and tenants are not part of it."""
-    params = replace(request.params, seed=None)
-    return blake2b(msgspec.msgpack.encode((request.prompt_ids, params)), digest_size=16).digest()

@@ -7,9 +7,12 @@ text, and no socket.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from octavo.engine.messages import ChoiceOutput
 from octavo.errors import OctavoError
@@ -100,6 +103,18 @@ class Stream:
             self._open.discard(choice)
             self._client.post_abort(self._name, choice, kept)
 
+    def rewrite(self, choice: int, kept: int, ids: Sequence[int]) -> None:
+        """What the choice has given from its id number `kept` on did not count: it goes on behind `ids` in their place.
+        They are not given to the reader, who has them."""
+        self._open.add(choice)
+        self._ids[choice] = self._ids[choice][:kept]
+        self._ids[choice].extend(ids)
+        self._mu[choice] = None  # Mirostat begins again: its state there is not known
+        self._items = [item for item in self._items if item.choice != choice]
+        self.again = True
+        if self._name is not None:
+            self._client.begin_anew(self._name, self)
+
     # What the client says
 
     def named(self, name: str) -> None:
@@ -167,3 +182,9 @@ class Stream:
     def fail(self, error: OctavoError) -> None:
         self._error = self._error or error
         self._news()
+
+
+def asked(request: Request) -> bytes:
+    """A digest of what a request asks; names, seeds and tenants are not part of it."""
+    params = replace(request.params, seed=None)
+    return blake2b(msgspec.msgpack.encode((request.prompt_ids, params)), digest_size=16).digest()

@@ -32,7 +32,4 @@ def answer_headers(front: Front, answering: Answering) -> dict[str, str]:
     """What repeats the answer, and whether a plain template of ours stood in for a model's that has none."""
     seed = answering.seed
     told = {"x-octavo-seed": str(seed) if isinstance(seed, int) else ",".join(map(str, seed))}
-    renderer = front.llm.renderer
-    if renderer is not None and renderer.kind == "default":
-        told["x-octavo-template"] = "default"
-    return told
+    return {**told, **answering.told}

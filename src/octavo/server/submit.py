@@ -17,7 +17,7 @@ import msgspec
 from starlette.requests import Request as HttpRequest
 
 from octavo import logs
-from octavo.async_llm import AsyncLLM
+from octavo.async_llm import AsyncLLM, Prompt
 from octavo.beam_search import BeamSearchParams, beam_search
 from octavo.config import ServerConfig
 from octavo.errors import ContextLengthExceeded, ModelNotServed, Unavailable
@@ -96,12 +96,14 @@ class Front:
     ) -> Answering:
         """The answer to a conversation, whatever dialect it came in: its prompt is that of the model's chat template.
         Raises InvalidRequest or ContextLengthExceeded before anything runs."""
-        text = await self.llm.render(chat)
-        return await self.answer([text], chat.params, add_special_tokens, salt, priority, beams)
+        ready = await self.llm.prepare(chat)
+        answering = await self.answer([ready], chat.params, add_special_tokens, salt, priority, beams)
+        answering.told = dict(ready.told)
+        return answering
 
     async def answer(
         self,
-        prompts: Sequence[str | Sequence[int]],
+        prompts: Sequence[Prompt],
         params: SamplingParams,
         add_special_tokens: bool,
         salt: str | None,
@@ -115,8 +117,9 @@ class Front:
         begin = time.perf_counter()
         generations: list[Answers] = []
         for prompt in prompts:
-            if isinstance(prompt, str):
-                self.check_length(prompt, "prompt")
+            text = prompt if isinstance(prompt, str | Sequence) else prompt.text
+            if isinstance(text, str):
+                self.check_length(text, "prompt")
             placed: dict[str, Any] = {
                 "add_special_tokens": add_special_tokens, "salt": salt or "", "priority": priority or 0,
                 "seed_bits": SEED_BITS,
@@ -145,6 +148,7 @@ class Answering:
         self._news: Callable[[], None] = lambda: None
         self._failure: FinishReason | None = None
         self._closed = False
+        self.told: dict[str, str] = {}  # headers that say what was done to the request
 
     async def start(self, news: Callable[[], None]) -> None:
         self._news = news

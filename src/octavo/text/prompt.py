@@ -6,6 +6,7 @@ is only ever rendered there. messages knows roles and shapes; it knows no ids.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,15 @@ from octavo.text.messages import (
     plain_message,
     shaped,
 )
-from octavo.text.template import LONGEST_TEMPLATE, Fault, Template, TemplateFailed, global_names
+from octavo.text.parsers.detect import Detected, detect
+from octavo.text.template import (
+    LONGEST_TEMPLATE,
+    Fault,
+    Template,
+    TemplateFailed,
+    global_names,
+    template_variables,
+)
 from octavo.text.template_shapes import shapes_of
 from octavo.text.template_worker import PROBE_PATIENCE_S, TemplateWorker
 from octavo.tokenizer.tokenizer import Tokenizer
@@ -83,8 +92,10 @@ class PromptTemplate:
             self._compiled = {name: self._probe(name, source) for name, source in templates.items()}
         finally:
             self._worker.close()  # until a request brings a template, if one ever does
+        self._sources = dict(templates)
         if self._compiled and "default" not in self._compiled:
             self._compiled["default"] = next(iter(self._compiled.values()))
+            self._sources["default"] = next(iter(templates.values()))
         self._shapes = {name: shapes_of(template, self._special) for name, template in self._compiled.items()}
         self._default = Template(DEFAULT_TEMPLATE) if allow_default else None
 
@@ -100,6 +111,20 @@ class PromptTemplate:
     def kind(self) -> str | None:
         """What requests without a template of their own get: `model`, `default`, or None (an error)."""
         return "model" if "default" in self._compiled else "default" if self._default is not None else None
+
+    @functools.cached_property
+    def variables(self) -> frozenset[str]:
+        """Names that the usual template looks for."""
+        source = self._sources.get("default")
+        return frozenset() if source is None else template_variables(source)
+
+    def detected(self) -> Detected | None:
+        """How the usual template writes calls and reasoning; None without one. Of two templates, the one for tools is
+        asked."""
+        name = "tool_use" if "tool_use" in self._compiled else "default"
+        if name not in self._compiled:
+            return None
+        return detect(self._sources[name], self._compiled[name], self._shapes[name], self._special)
 
     def close(self) -> None:
         """Ends the worker."""

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.debug  # jinja2 itself imports it at the first error, when a worker may open no file any more
+import jinja2.meta
 from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -96,6 +97,15 @@ class Template:
 def global_names() -> frozenset[str]:
     """Names that a template finds without being given them."""
     return frozenset(_environment().globals)
+
+
+def template_variables(source: str) -> frozenset[str]:
+    """Names that a template looks for beside its globals; none for one that does not compile."""
+    try:
+        environment = _environment()
+        return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(source)))
+    except (jinja2.TemplateError, RecursionError):
+        return frozenset()
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

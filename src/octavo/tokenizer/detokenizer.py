@@ -22,7 +22,8 @@ class Detokenizer:
 
     prompt_ids: what stands before the first id that is pushed. SentencePiece drops the space in front of a text, so a
     word right after a visible prompt keeps it; a character whose first bytes end the prompt is completed.
-    spaces_between_special_tokens: matters only where tokens are joined by spaces (WordPiece).
+    spaces_between_special_tokens: matters only where tokens are joined by spaces (WordPiece). shown: texts whose
+    special tokens are not skipped.
     """
 
     __slots__ = ("_decoder", "_drop_space", "_headed", "_last", "_size", "_spaces", "_table", "_whole")
@@ -33,6 +34,7 @@ class Detokenizer:
         skip_special_tokens: bool = True,
         prompt_ids: Sequence[int] = (),
         spaces_between_special_tokens: bool = True,
+        shown: frozenset[str] = frozenset(),
     ) -> None:
         if tokenizer.kind is DecoderKind.OTHER:
             raise UnsupportedModel(
@@ -40,7 +42,7 @@ class Detokenizer:
                 "Metaspace, WordPiece, none, and Replace + ByteFallback + Fuse (+ Strip).",
                 param="tokenizer.json:decoder",
             )
-        self._table = tokenizer.visible_bytes() if skip_special_tokens else tokenizer.all_bytes()
+        self._table = tokenizer.visible_bytes(shown) if skip_special_tokens else tokenizer.all_bytes()
         self._size = len(self._table)
         self._decoder = _new_decoder("replace")
         self._headed = tokenizer if tokenizer.kind in HEADED_KINDS else None
@@ -77,6 +79,11 @@ class Detokenizer:
             except UnicodeDecodeError:
                 pass  # a part of a character: push() keeps it
         return self.push((id_,))
+
+    @property
+    def between_characters(self) -> bool:
+        """No character waits for its last bytes."""
+        return not self._decoder.getstate()[0]
 
     def finish(self) -> str:
         """What was held back: U+FFFD for a character that never became whole."""

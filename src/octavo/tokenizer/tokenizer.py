@@ -51,7 +51,7 @@ class Tokenizer:
         self._lock = threading.Lock()
         self._literal: tokenizers.Tokenizer | None = None  # a copy that takes names of special tokens as text
         self._bytes: list[bytes] | None = None
-        self._visible: list[bytes] | None = None
+        self._visible: dict[frozenset[str], list[bytes]] = {}
         self._added = backend.get_added_tokens_decoder()
         self.facts = facts
         self.kind: DecoderKind = decoder_kind(backend)
@@ -229,15 +229,17 @@ class Tokenizer:
             self._bytes = byte_table(self._backend, self.kind)
         return self._bytes
 
-    def visible_bytes(self) -> list[bytes]:
-        """The same with special tokens empty."""
-        if self._visible is None:
+    def visible_bytes(self, shown: frozenset[str] = frozenset()) -> list[bytes]:
+        """The same with special tokens empty, but for those inside of the texts `shown`. Not to be changed."""
+        table = self._visible.get(shown)
+        if table is None:
             table = list(self.all_bytes())
             for id_, token in self._added.items():
-                if token.special:
+                ends = id_ in self.eos_ids
+                if token.special and (ends or not any(token.content in text for text in shown)):
                     table[id_] = b""
-            self._visible = table
-        return self._visible
+            self._visible[shown] = table
+        return table
 
 
 def _whole_characters(text: str) -> str:

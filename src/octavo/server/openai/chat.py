@@ -17,6 +17,7 @@ from octavo.request import ChatRequest
 from octavo.sampling_params import SamplingParams
 from octavo.server.openai import wire
 from octavo.server.openai.schema import CHAT, ChatFields, beams, check_chat, endless_by_default, sampling
+from octavo.server.openai.tools import reasoning, tool_choice
 from octavo.server.openai.wire import NOTHING, Chunks, Head, encode
 from octavo.server.sse import EventStream, while_connected
 from octavo.server.submit import Answering, Front, Gathered, gather
@@ -47,7 +48,7 @@ async def _answer(front: Front, body: ChatFields, params: SamplingParams) -> tup
         _chat_request(body, params), salt=body.cache_salt, priority=body.priority, beams=beams(body, params),
         add_special_tokens=bool(body.add_special_tokens),
     )  # fmt: skip
-    return answering, {**wire.receipt(answering), **_template_header(front, body)}
+    return answering, {**wire.receipt(answering), **answering.told}
 
 
 def _chat_request(body: ChatFields, params: SamplingParams) -> ChatRequest:
@@ -58,15 +59,12 @@ def _chat_request(body: ChatFields, params: SamplingParams) -> ChatRequest:
         bool(body.continue_final_message),
         body.chat_template,
         body.chat_template_kwargs or {},
-        documents=body.documents or (),
+        body.tools or (),
+        body.documents or (),
+        tool_choice(body.tool_choice),
+        body.parallel_tool_calls is not False,
+        reasoning(body),
     )
-
-
-def _template_header(front: Front, body: ChatFields) -> dict[str, str]:
-    """Tells that a plain template of ours was used because the model has none."""
-    renderer = front.llm.renderer
-    plain = body.chat_template is None and renderer is not None and renderer.kind == "default"
-    return {"x-octavo-template": "default"} if plain else {}
 
 
 TEXT = b'{"index":%d,"delta":{"content":', b'},"logprobs":null,"finish_reason":null}'

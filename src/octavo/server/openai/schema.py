@@ -45,7 +45,6 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
     "modalities": (["text"],),
     "prompt_embeds": (),
     "truncate_prompt_tokens": (),
-    "thinking_token_budget": (-1,),
 }
 
 
@@ -67,8 +66,6 @@ class _Common(msgspec.Struct, kw_only=True):
     request_id: str | None = None
     use_beam_search: bool | None = None
     length_penalty: float | None = None
-    tools: Any = None
-    tool_choice: Any = None
     response_format: Any = None
 
 
@@ -81,6 +78,13 @@ class ChatFields(_Common, kw_only=True):
     documents: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool | None = None
+    reasoning_effort: Any = None
+    reasoning: Any = None
+    thinking_token_budget: Any = None
 
 
 class CompletionFields(_Common, kw_only=True):
@@ -105,6 +109,7 @@ def check_chat(body: ChatFields) -> None:
     check_depth(body.messages, "messages")
     check_depth(body.chat_template_kwargs, "chat_template_kwargs")
     check_depth(body.documents, "documents")
+    check_depth(body.tools, "tools")
     most = body.top_logprobs
     if most is not None:
         if not body.logprobs:
@@ -125,10 +130,6 @@ def _check_common(body: _Common) -> None:
         value = getattr(body, name)
         if value and value not in harmless:
             raise _not_built(name)
-    if body.tools and body.tool_choice != "none":
-        raise _not_built("tools", 'send tool_choice: "none" to go on without')
-    if body.tool_choice not in (None, "none", "auto"):
-        raise _not_built("tool_choice")
     format_ = body.response_format
     if format_ is not None and not (isinstance(format_, dict) and format_.get("type") == "text"):
         raise _not_built("response_format", 'only {"type": "text"} is')
