@@ -139,8 +139,12 @@ class Output:
 
     def _events(self, text: str) -> list[Event]:
         """Of text that no stop string claims."""
-        if self._splitter is not None:
-            return self._split(self._splitter.push(text))
+        splitter = self._splitter
+        if splitter is not None:
+            events = self._split(splitter.push(text))
+            if splitter.plain:  # reasoning is over and there are no functions: text goes the short way from here on
+                self._released, self._splitter, self._plain = splitter.position, None, not self._stops.any
+            return events
         self._released += len(text)
         return [TextDelta(self._index, text, *self._told())]
 

@@ -25,6 +25,11 @@ class StopStrings:
         self._held = ""
         self.matched: str | None = None
 
+    @property
+    def any(self) -> bool:
+        """Whether text ever waits here."""
+        return bool(self._stops)
+
     def push(self, text: str, ignore: bool = False) -> str:
         """More text in, releasable text out. With `ignore` no stop string ends within this piece (min_tokens).
 

@@ -71,6 +71,7 @@ class Splitter:
         self.reasoning = parsing.reasoning
         self.calls = 0
         self.done = False
+        self.plain = False  # whatever follows is text as it is: nobody needs to ask here any more
         self._parsing = parsing
         self._source = Source()
         self._pieces: list[Piece] = []
@@ -80,6 +81,11 @@ class Splitter:
         self._call_ends = 0  # calls, when the last one was complete
         self._machine = self._run()
         next(self._machine, None)
+
+    @property
+    def position(self) -> int:
+        """Characters that were read."""
+        return self._source.position
 
     def push(self, text: str) -> list[Piece]:
         """More of the answer; the pieces that are known now."""
@@ -153,6 +159,7 @@ class Splitter:
         dropped = () if think is None else tuple(think.dropped)
         again = (think.begin,) if think is not None and think.anywhere else ()
         if not (begins or dropped or again):
+            self.plain = True
             yield from source.rest(self.write)
             return False
         found = yield from source.until(markers_of(*begins, *dropped, *again), self.write)
