@@ -1,4 +1,4 @@
-"""Transcripts through the whole way back, ids -> text -> stop strings -> reasoning, calls and text: every token once."""
+"""Transcripts all the way back, ids -> text -> stop strings -> reasoning, calls and text: every token once."""
 
 from __future__ import annotations
 
