@@ -13,10 +13,13 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests import real
 from tests.server.live import Live
 
 HERE = Path(__file__).resolve().parent
@@ -29,12 +32,14 @@ SECONDS = 600  # for one client's checks
 
 @dataclass(frozen=True)
 class Client:
-    """packages: what is installed; the versions of all of them are told. setting: how a user points it here."""
+    """packages: what is installed; the versions of all of them are told. setting: how a user points it here. agent: it
+    sends long prompts with tools, so that it gets the larger model."""
 
     name: str
     script: str
     packages: tuple[str, ...]
     setting: str
+    agent: bool = False
 
     @property
     def is_npm(self) -> bool:
@@ -66,8 +71,13 @@ CLIENTS = (
     Client("llm", "py_llm.py", ("llm", "llm-ollama"), "`api_base` in extra-openai-models.yaml, `OLLAMA_HOST`"),
     Client("OpenAI Agents SDK", "py_openai_agents.py", ("openai-agents",), BASE),
     Client("Haystack", "py_haystack.py", ("haystack-ai",), "`api_base_url` …/v1"),
-    Client("shell-gpt", "py_shell_gpt.py", ("shell-gpt",), "`API_BASE_URL` …/v1, `DEFAULT_MODEL`"),
-    Client("instructor", "py_instructor.py", ("instructor", "openai"), BASE),
+    Client("shell-gpt", "py_shell_gpt.py", ("shell-gpt", "click"), "`API_BASE_URL` …/v1, `DEFAULT_MODEL`"),
+    Client("instructor", "py_instructor.py", ("instructor", "openai"), BASE, agent=True),
+    Client("Codex", "js_codex.mjs", ("@openai/codex",), "config.toml: `base_url`, `wire_api` responses", agent=True),
+    Client("qwen-code", "js_qwen_code.mjs", ("@qwen-code/qwen-code",), "`OPENAI_BASE_URL` …/v1", agent=True),
+    Client("opencode", "js_opencode.mjs", ("opencode-ai",), "opencode.json: `baseURL` …/v1", agent=True),
+    Client("pi", "js_pi.mjs", ("@mariozechner/pi-coding-agent",), "models.json: `baseUrl` …/v1", agent=True),
+    Client("Continue", "js_continue.mjs", ("@continuedev/cli",), "config.yaml: `apiBase` …/v1", agent=True),
 )  # fmt: skip
 
 
@@ -76,20 +86,36 @@ def main(names: list[str]) -> int:
     chosen = [each for each in CLIENTS if not names or any(name.lower() in each.name.lower() for name in names)]
     if not chosen:
         sys.exit(f"no client is named so; there are {', '.join(each.name for each in CLIENTS)}")
-    record: dict[str, Any] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     wrong = 0
-    with tempfile.TemporaryDirectory() as state:
-        server = Live(Path(state), "--served-model-name", MODEL)
-        try:
-            for client in chosen:
+    for agent in (False, True):
+        group = [client for client in chosen if client.agent is agent]
+        with tempfile.TemporaryDirectory() as state, serving(Path(state), agent) if group else nullcontext("") as url:
+            for client in group:
                 print(f"clients: {client.name}", flush=True)
-                record[client.name] = told = examined(client, server.url)
-                wrong += sum(result != "ok" for result in told["checks"].values())
-                RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-                PAGE.write_text(page(record))
-        finally:
-            server.stop()
+                wrong += noted(client, examined(client, url))
     return 1 if wrong else 0
+
+
+@contextmanager
+def serving(state: Path, agent: bool) -> Iterator[str]:
+    """A server of the small model, or of the larger one with its whole context; its URL."""
+    if agent:
+        server = Live(state, "--served-model-name", MODEL, "--max-model-len", "32768", model=real.qwen_half_b())
+    else:
+        server = Live(state, "--served-model-name", MODEL)
+    try:
+        yield server.url
+    finally:
+        server.stop()
+
+
+def noted(client: Client, told: dict[str, Any]) -> int:
+    """Into the record and onto the page; how many checks failed."""
+    record: dict[str, Any] = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    record[client.name] = told
+    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    PAGE.write_text(page(record))
+    return sum(result != "ok" for result in told["checks"].values())
 
 
 def examined(client: Client, url: str) -> dict[str, Any]:
@@ -145,7 +171,7 @@ def npm(client: Client, folder: Path) -> tuple[list[str], dict[str, str]]:
         words = ["npm", "install", "--no-audit", "--no-fund", "--silent", *client.packages]
         subprocess.run(words, cwd=folder, check=True, capture_output=True, text=True)
         (folder / "complete").touch()
-    for name in (client.script, "checks.mjs"):
+    for name in (client.script, "checks.mjs", "js_agents.mjs"):
         shutil.copy(HERE / name, folder / name)
     versions = {
         name: json.loads((folder / "node_modules" / name / "package.json").read_text())["version"]
@@ -158,8 +184,9 @@ def page(record: dict[str, Any]) -> str:
     """docs/clients.md."""
     lines = [
         "# Clients", "",
-        "Made by `python3 dev clients`: unmodified clients against `octavo serve` with SmolLM2-135M-Instruct, each in",
-        "an environment of its own. What each check does stands in tests/clients/.", "",
+        "Made by `python3 dev clients`: unmodified clients against `octavo serve`, each in an environment of its own:",
+        "with SmolLM2-135M-Instruct, coding agents and instructor with Qwen2.5-Coder-0.5B-Instruct. What each check",
+        "does stands in tests/clients/.", "",
         "| client | versions | point it here by | checks | result |", "|---|---|---|---|---|",
     ]  # fmt: skip
     faults = []
