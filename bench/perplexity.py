@@ -86,8 +86,9 @@ class Native:
     def __init__(
         self, checkpoint: Checkpoint, *, isa: str, kv: str, threads: int | None, quantization: str = "auto"
     ) -> None:
+        # one sequence; room for four: each state group of a hybrid model takes pages of its own
         config = EngineConfig(
-            max_model_len=WINDOW, max_num_seqs=1, max_num_batched_tokens=ROWS, kv_cache_dtype=kv, isa=isa,
+            max_model_len=WINDOW, max_num_seqs=4, max_num_batched_tokens=ROWS, kv_cache_dtype=kv, isa=isa,
             threads=threads, quantization=quantization,
         )  # fmt: skip
         machine = read_machine()
