@@ -58,6 +58,9 @@ NB_MODULE(_native, m) {
            nb::arg("groups"), nb::arg("pages"), nb::arg("words"))
       .def("bind_arena", &Machine::bind_arena, nb::arg("region"))
       .def("bind_control", [](Machine& self, uintptr_t address) { self.bind_control(reinterpret_cast<uint8_t*>(address)); })
+      .def("bind_masks", [](Machine& self, uintptr_t lines, int64_t slots, int64_t stride) {
+             self.bind_masks(reinterpret_cast<const uint8_t*>(lines), slots, stride);
+           }, nb::arg("lines"), nb::arg("slots"), nb::arg("stride"), "Masks of grammars are taken from there; 0: from nowhere.")
       .def("add_group", &Machine::add_group, nb::arg("region"), nb::arg("pages"), nb::arg("page_bytes"), nb::arg("first_byte"),
            nb::arg("layers"), nb::arg("kv_heads"), nb::arg("head_dim"), nb::arg("dtype"), nb::arg("window"))
       .def("load", [](Machine& self, Words image, const std::vector<std::string>& names) {

@@ -5,7 +5,7 @@
 namespace octavo {
 constexpr int64_t kMagic = 87150594971215;
 constexpr int64_t kAbi = 2;
-constexpr int64_t kLayoutHash = 37163500110232214;
+constexpr int64_t kLayoutHash = 58523946533848146;
 constexpr int kMaxTopLogprobs = 20;
 constexpr int kMaxStopIds = 64;
 constexpr int kMaxLogitBias = 1024;
@@ -63,7 +63,7 @@ struct Step {
   int32_t* out_token;  // [R] sampled id (or the target)
   float* out_logprob;  // [R] log-probability of out_token under the raw logits
   int32_t* out_rank;  // [R] 1 + number of ids before out_token in the total order
-  int32_t* out_status;  // [R] 0 ok, 1 non-finite logit, 2 no id is allowed, 3 ok but behind a draft that was not sampled
+  int32_t* out_status;  // [R] 0 ok, 1 non-finite logit, 2 no id is allowed, 3 ok but behind a draft not sampled, 4 the mask is late
   float* out_mu;  // [R] mirostat's mu after this row; becomes slot.mu when out_token is committed
   int32_t* out_top_id;  // [R][20] most likely ids, descending
   float* out_top_logprob;  // [R][20] their log-probabilities
@@ -117,7 +117,8 @@ struct Slots {
   int32_t* biases;  // [N] how many
   int32_t* bad_word;  // [N][1024] length, ids, length, ids, ..., 0
   uint32_t* mask;  // [N][V32] allowed ids: bit id % 32 of word id / 32
-  int32_t* masked;  // [N] 1: mask applies
+  int32_t* masked;  // [N] 1: mask applies; 2: it is late, nothing is sampled
+  int32_t* grammar;  // [N] not 0: mask comes from the table of masks, under this number (masks.h)
   int32_t* repeat_last_n;  // [N] penalties look at this many of the last ids; -1: all
   int32_t* chain;  // [N][12] a chain of samplers (Sampler), ended by 0; empty: the usual ones
   float* typical_p;  // [N] 1: off
@@ -134,7 +135,7 @@ struct Slots {
   int32_t* dry_allowed_length;  // [N] repetitions that are shorter cost nothing
   int32_t* dry_penalty_last_n;  // [N] look at this many of the last ids of the output; -1: all
   uint32_t* breaker;  // [N][V32] ids that end a repetition, in bits like mask's; read if dry_multiplier is
-  static constexpr int kFields = 41;
+  static constexpr int kFields = 42;
   void bind(uint8_t* base, const int64_t* offsets) {
     ids = reinterpret_cast<int32_t*>(base + offsets[0]);
     page = reinterpret_cast<int32_t*>(base + offsets[1]);
@@ -161,22 +162,23 @@ struct Slots {
     bad_word = reinterpret_cast<int32_t*>(base + offsets[22]);
     mask = reinterpret_cast<uint32_t*>(base + offsets[23]);
     masked = reinterpret_cast<int32_t*>(base + offsets[24]);
-    repeat_last_n = reinterpret_cast<int32_t*>(base + offsets[25]);
-    chain = reinterpret_cast<int32_t*>(base + offsets[26]);
-    typical_p = reinterpret_cast<float*>(base + offsets[27]);
-    top_n_sigma = reinterpret_cast<float*>(base + offsets[28]);
-    xtc_probability = reinterpret_cast<float*>(base + offsets[29]);
-    xtc_threshold = reinterpret_cast<float*>(base + offsets[30]);
-    dynatemp_range = reinterpret_cast<float*>(base + offsets[31]);
-    dynatemp_exponent = reinterpret_cast<float*>(base + offsets[32]);
-    mirostat_tau = reinterpret_cast<float*>(base + offsets[33]);
-    mirostat_eta = reinterpret_cast<float*>(base + offsets[34]);
-    mu = reinterpret_cast<float*>(base + offsets[35]);
-    dry_multiplier = reinterpret_cast<float*>(base + offsets[36]);
-    dry_base = reinterpret_cast<float*>(base + offsets[37]);
-    dry_allowed_length = reinterpret_cast<int32_t*>(base + offsets[38]);
-    dry_penalty_last_n = reinterpret_cast<int32_t*>(base + offsets[39]);
-    breaker = reinterpret_cast<uint32_t*>(base + offsets[40]);
+    grammar = reinterpret_cast<int32_t*>(base + offsets[25]);
+    repeat_last_n = reinterpret_cast<int32_t*>(base + offsets[26]);
+    chain = reinterpret_cast<int32_t*>(base + offsets[27]);
+    typical_p = reinterpret_cast<float*>(base + offsets[28]);
+    top_n_sigma = reinterpret_cast<float*>(base + offsets[29]);
+    xtc_probability = reinterpret_cast<float*>(base + offsets[30]);
+    xtc_threshold = reinterpret_cast<float*>(base + offsets[31]);
+    dynatemp_range = reinterpret_cast<float*>(base + offsets[32]);
+    dynatemp_exponent = reinterpret_cast<float*>(base + offsets[33]);
+    mirostat_tau = reinterpret_cast<float*>(base + offsets[34]);
+    mirostat_eta = reinterpret_cast<float*>(base + offsets[35]);
+    mu = reinterpret_cast<float*>(base + offsets[36]);
+    dry_multiplier = reinterpret_cast<float*>(base + offsets[37]);
+    dry_base = reinterpret_cast<float*>(base + offsets[38]);
+    dry_allowed_length = reinterpret_cast<int32_t*>(base + offsets[39]);
+    dry_penalty_last_n = reinterpret_cast<int32_t*>(base + offsets[40]);
+    breaker = reinterpret_cast<uint32_t*>(base + offsets[41]);
   }
 };
 }  // namespace octavo

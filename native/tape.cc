@@ -159,6 +159,7 @@ struct Pass {
   bool next_of_chunk(i64 head, i64 sample) {
     if (in_head) {
       in_head = false;
+      machine.masks_.take(machine.step_, machine.slots_, chunk_first, symbols[kLogitRows]);
       chunk_first += kHeadRows;
       return open(sample);
     }
@@ -294,6 +295,11 @@ void Machine::bind_slots(int region, const std::vector<i64>& offsets, i64 slots,
 void Machine::bind_arena(int region) {
   memory.region(region);
   arena_region_ = region;
+}
+
+void Machine::bind_masks(const uint8_t* lines, i64 slots, i64 stride) {
+  if (lines != nullptr && (slots < slots_.N || stride < slots_.V32 * 4)) refuse("the table of masks is too small");
+  masks_ = Masks(lines, slots, stride);
 }
 
 void Machine::add_group(int region, i64 pages, i64 page_bytes, i64 first_byte, i64 layers, i64 kv_heads, i64 head_dim,

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "isa.h"
+#include "masks.h"
 #include "memory.h"
 #include "team.h"
 #include "tuning.h"
@@ -78,6 +79,7 @@ class Machine {
   void bind_slots(int region, const std::vector<i64>& offsets, i64 slots, i64 ids, i64 groups, i64 pages, i64 words);
   void bind_arena(int region);
   void bind_control(uint8_t* address) { control_ = reinterpret_cast<Control*>(address); }
+  void bind_masks(const uint8_t* lines, i64 slots, i64 stride);
   // A paged group over a part of the pool: layout of one page as KvGroup says; `first_byte`: its place inside a page.
   void add_group(int region, i64 pages, i64 page_bytes, i64 first_byte, i64 layers, i64 kv_heads, i64 head_dim, i64 dtype,
                  i64 window);
@@ -110,6 +112,7 @@ class Machine {
   std::vector<i64> pool_page_bytes_, pool_pages_;
   Step step_{};
   Slots slots_{};
+  Masks masks_;
   Tuning tuning_;
   Costs costs_;
   Control own_control_{};

@@ -12,7 +12,8 @@
 //      Philox(seed; position of the new token, choice, draw 0, 0) picks from the cumulative weights in ascending ids
 //   6. logprobs: log-softmax of the raw logits at the chosen id, its rank among them, and the most likely ids
 // A row with logit_target >= 0 skips 2 to 5: it reports 6 for that id, with all 20 most likely ids.
-// Status 2, token -1: every id is forbidden (or a target outside the vocabulary). Both statuses count in header.nonfinite.
+// Status 2, token -1: every id is forbidden (or a target outside the vocabulary). Status 4, token -1: the mask of a grammar
+// is not there yet (slots.masked 2, tape.cc). All of them count in header.nonfinite.
 //
 // Sums of weights: 16 lanes over the 16 vectors of a block of 256 ids ascending, the fixed tree of reduce_add, then blocks
 // ascending in double. Blocks that a cut leaves out add 0, so skipping them changes no bit. Within the block that holds the
@@ -112,6 +113,7 @@ static void sample_row(const Run& run, const float* v, i64 V, i64 logit, i64 r, 
   }
   const i64 slot = step.seq_slot[step.logit_seq[logit]];
   const i64 position = static_cast<i64>(step.row_pos[step.logit_row[logit]]) + 1;
+  if (slots.masked[slot] == 2) return refuse(step, r, 4);
   const Choice choice = {slots.ids + slot * slots.L, position, slots.prompt_len[slot], &slots, slot};
   step.out_mu[r] = slots.mu[slot];
   Values values = raw;

@@ -212,8 +212,6 @@ class AsyncLLM:
         if count >= limit:
             raise ContextLengthExceeded(limit, count)
         params.check_vocabulary(self.info.vocab_size)
-        if params.structured_outputs is not None:
-            raise InvalidRequest("structured_outputs are not supported yet.", param="structured_outputs")
         if params.min_tokens > limit - count:
             raise InvalidRequest(
                 f"min_tokens is {params.min_tokens}, but only {limit - count} tokens fit after the prompt.",
@@ -222,7 +220,9 @@ class AsyncLLM:
         changed: dict[str, Any] = {}
         if params.max_tokens is None or params.max_tokens > limit - count:
             changed["max_tokens"] = limit - count  # clamped, never refused: clients ask for 64,000
-        if not params.ignore_eos:  # ends of turn that only the tokenizer knows
+        if params.structured_outputs is not None:  # its end is an end id
+            changed["ignore_eos"] = False
+        if not params.ignore_eos or params.structured_outputs is not None:  # ends of turn that only the tokenizer knows
             known = (*params.stop_token_ids, *self.info.eos_ids)
             if more := tuple(token for token in self.tokenizer.eos_ids if token not in known):
                 changed["stop_token_ids"] = (*params.stop_token_ids, *more)

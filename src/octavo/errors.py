@@ -3,6 +3,7 @@
     OctavoError                     500  server_error           exit 1
     ├── InvalidRequest              400  invalid_request_error  exit 2   names the parameter
     │   ├── ContextLengthExceeded   400  code context_length_exceeded
+    ├── GrammarFailed               400  code grammar_failed
     ├── Unauthorized                401  authentication_error
     │   └── MethodNotAllowed        405  names those that are
     ├── NotFound                    404  not_found_error
@@ -118,6 +119,17 @@ class MethodNotAllowed(InvalidRequest):
     @property
     def headers(self) -> dict[str, str]:
         return {"allow": self.allowed}
+
+
+class GrammarFailed(OctavoError):
+    """An answer under structured_outputs that cannot go on: no id may follow, or its grammar is beyond a limit."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "grammar_failed"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, param="structured_outputs")
 
 
 class Unauthorized(OctavoError):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from octavo.engine.client import EngineClient
 from octavo.engine.messages import ChoiceOutput
-from octavo.errors import OctavoError
+from octavo.errors import GrammarFailed, OctavoError
 from octavo.execution.step import TokenLogprobs
 from octavo.request import FinishReason, Logprob, Request, Usage
 from octavo.text.events import Event, Finished, LogprobEntry, PromptFacts
@@ -70,7 +70,8 @@ class Generation:
         rewritten: set[int] = set()  # choices of which what comes behind is void
         for output in came:
             if output.error:
-                raise OctavoError(output.error)
+                kind = GrammarFailed if output.kind == GrammarFailed.__name__ else OctavoError
+                raise kind(output.error)
             choice = output.choice
             if choice in self._open and choice not in rewritten:
                 events += self._take(output)

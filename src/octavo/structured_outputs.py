@@ -20,7 +20,8 @@ MAX_DEPTH = 128  # of a schema's JSON; real ones have up to 40
 MAX_OPTIONS = 4096  # of a choice
 MAX_MULTIPLE = 10_000  # of multipleOf: an automaton has a state for each remainder
 KINDS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
-_DATA = ("const", "enum", "default", "examples")  # keywords whose values are data, not schemas
+_FIELD = "structured_outputs"
+DATA = ("const", "enum", "default", "examples")  # keywords whose values are data, not schemas
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,7 @@ class StructuredOutputsParams:
     as vLLM has it, `{"type": "structural_tag", "format": ...}` or the older `{"structures": [{"begin", "schema",
     "end"}], "triggers"}`; kept as text.
     disable_any_whitespace: JSON without spaces between its tokens. whitespace_pattern: a regular expression for them.
+    asked_as: the name under which a client sent it, for errors.
     """
 
     json: str | Mapping[str, Any] | None = None
@@ -42,24 +44,41 @@ class StructuredOutputsParams:
     structural_tag: str | Mapping[str, Any] | None = None
     disable_any_whitespace: bool = False
     whitespace_pattern: str | None = None
+    asked_as: str | None = None
 
     def __post_init__(self) -> None:
         if self.json_object is False:
             object.__setattr__(self, "json_object", None)
         given = [name for name in KINDS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise _refused("", f"exactly one of {', '.join(KINDS)} is needed, got {' and '.join(given) or 'none'}")
+            got = " and ".join(given) or "none"
+            raise _refused(_FIELD, f"exactly one of {', '.join(KINDS)} is needed, got {got}")
         (name,) = given
-        object.__setattr__(self, name, _READ[name](name, getattr(self, name)))
+        object.__setattr__(self, name, _READ[name](self.name, getattr(self, name)))
         if not isinstance(self.disable_any_whitespace, bool):
-            raise _refused("disable_any_whitespace", "it must be true or false")
+            raise _refused(f"{_FIELD}.disable_any_whitespace", "it must be true or false")
         if self.whitespace_pattern is not None:
-            _text("whitespace_pattern", self.whitespace_pattern, 256)
+            _text(f"{_FIELD}.whitespace_pattern", self.whitespace_pattern, 256)
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any]) -> StructuredOutputsParams:
+        """Of an object with these fields, as HTTP bodies have it; null and false count as left out."""
+        names = {each.name for each in fields(cls)} - {"asked_as"}
+        asked = {name: each for name, each in value.items() if each is not None and each is not False}
+        for name in asked:
+            if name not in names:
+                raise _refused(f"{_FIELD}.{name[:40]}", f"no such field; there are {', '.join(sorted(names))}")
+        return cls(**asked)
 
     @property
     def kind(self) -> str:
         """Which of KINDS it is."""
         return next(name for name in KINDS if getattr(self, name) is not None)
+
+    @property
+    def name(self) -> str:
+        """The field at fault, if it is at fault."""
+        return self.asked_as or f"{_FIELD}.{self.kind}"
 
     @property
     def text(self) -> str:
@@ -71,26 +90,20 @@ class StructuredOutputsParams:
 
 
 def structured_outputs() -> Kind:
-    """A StructuredOutputsParams, or an object with its fields, as HTTP bodies have it. None: no constraint."""
-    names = {each.name for each in fields(StructuredOutputsParams)}
+    """A StructuredOutputsParams, or an object with its fields. None: no constraint."""
 
     def read(value: Any) -> StructuredOutputsParams | None:
         if value is None or isinstance(value, StructuredOutputsParams):
             return value
         if not isinstance(value, Mapping):
             raise ValueError(value)
-        asked = {name: each for name, each in value.items() if each is not None and each is not False}
-        for name in asked:
-            if name not in names:
-                raise _refused(str(name)[:40], f"no such field is known; there are {', '.join(sorted(names))}")
-        return StructuredOutputsParams(**asked)
+        return StructuredOutputsParams.read(value)
 
     return Kind("an object with one of " + ", ".join(KINDS), read)
 
 
 def _refused(name: str, why: str) -> InvalidRequest:
-    param = f"structured_outputs.{name}" if name else "structured_outputs"
-    return InvalidRequest(f"{param}: {why}.", param=param)
+    return InvalidRequest(f"{name}: {why}.", param=name)
 
 
 def _text(name: str, value: Any, most: int) -> str:
@@ -158,7 +171,7 @@ def check_schema(schema: Any, name: str) -> None:
             if isinstance(value, Mapping):
                 if is_schema:
                     _check_keywords(value, name)
-                below += [(each, is_schema and key not in _DATA) for key, each in value.items()]
+                below += [(each, is_schema and key not in DATA) for key, each in value.items()]
             elif isinstance(value, list | tuple):
                 below += [(each, is_schema) for each in value]
         level = [each for each in below if isinstance(each[0], Mapping | list | tuple)]

@@ -10,6 +10,7 @@ from octavo.config import EngineConfig
 from octavo.engine import startup
 from octavo.engine.core import EngineCore, EngineSetup
 from octavo.engine.cost_model import CostModel
+from octavo.engine.grammars import GrammarSetup
 from octavo.engine.roster import SchedulerConfig
 from octavo.request import Request
 from octavo.sampling_params import SamplingParams
@@ -46,7 +47,7 @@ class Model:
     quantization: str = "auto"
 
     def __post_init__(self) -> None:
-        folder = self.path.parent / "octavo-cache"
+        folder = self.folder = self.path.parent / "octavo-cache"
         config = EngineConfig(
             threads=self.threads, isa=self.isa, kv_cache_dtype=self.kv_dtype, max_num_batched_tokens=self.max_rows,
             max_num_seqs=self.max_seqs, kv_cache_memory=self.kv_bytes, max_model_len=self.max_model_len,
@@ -59,7 +60,8 @@ class Model:
         settings = {"secret": SECRET, "max_batched_tokens": self.max_rows, "step_seconds": 10.0, **scheduler}
         cost = CostModel()
         cost.tabulate({1: 1e-3, 2: 1e-3})
-        setup = EngineSetup(self.loaded.runner, SchedulerConfig(**settings), "test", cost)
+        grammars = GrammarSetup(str(self.path), str(self.folder), self.loaded.executor.watch_masks)
+        setup = EngineSetup(self.loaded.runner, SchedulerConfig(**settings), "test", cost, grammars=grammars)
         return EngineCore(setup)
 
 
@@ -67,9 +69,11 @@ def drive(core: EngineCore, requests: Iterable[Request], *, stagger: random.Rand
     """Run requests to their end. stagger: arrivals spread over the steps, in the given order."""
     answers: Answers = {}
     waiting = list(requests)
-    while waiting or core.has_work:
+    while waiting or core.has_work or core.constraints.waits:
         while waiting and (stagger is None or not core.has_work or stagger.random() < 0.4):
             core.submit(waiting.pop(0))
+        for _, error in core.settle():
+            raise error
         for output in items(core.step()):
             answer = answers.setdefault((output.request, output.choice), Answer())
             assert output.index == len(answer.token_ids)

@@ -262,9 +262,9 @@ IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url":
     ("body", "param"),
     [
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
-        ({"guided_regex": "a+"}, "guided_regex"),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema"),
+        ({"guided_regex": 5}, "guided_regex"),
         ({"messages": IMAGE}, "messages[0].content[0].type"),
         ({"lora": [{"id": 0, "scale": 1}]}, "lora"),
         ({"best_of": 3, "n": 4}, "best_of"),

@@ -11,15 +11,22 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from octavo.engine import faults
+from octavo.engine.constraints import Constraints
 from octavo.engine.cost_model import CostModel
 from octavo.engine.flight_record import FlightRecord
+from octavo.engine.grammars import GrammarSetup, failed
 from octavo.engine.messages import Abort, ChoiceOutput, EngineInfo, EngineStats, PromptOutput
 from octavo.engine.roster import Roster, SchedulerConfig
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Place, Sequence
-from octavo.errors import InvalidRequest
+from octavo.errors import InvalidRequest, OctavoError
 from octavo.execution.step import ExecutionFacts, RowRun, RunResult, Step, StepResult
 from octavo.request import FinishReason, Request
+
+IDLE_SECONDS = 0.5  # an idle engine turns its loop this often, so that its progress word says that it is alive
+MASK_SECONDS = 0.0005  # and this often where all wait for masks, or for what is being compiled
+NONFINITE = "The model gave a non-finite logit (NaN or infinity) for this request."
+BARRED = "allowed_token_ids, bad_words and min_tokens left no token to choose from."
 
 
 class StepRunner(Protocol):
@@ -34,7 +41,8 @@ class StepRunner(Protocol):
 @dataclass(frozen=True)
 class EngineSetup:
     """What start-up has built and decided. nodes: of a step, to predict the time of one (for the watch on hangs).
-    watch: told the address of the control page (flight_record.py) before the first step. pinned: see EngineInfo."""
+    watch: told the address of the control page (flight_record.py) before the first step. pinned: see EngineInfo.
+    grammars: None: without."""
 
     runner: StepRunner
     scheduler: SchedulerConfig
@@ -44,6 +52,7 @@ class EngineSetup:
     nodes: int = 1
     watch: Callable[[int], None] | None = None
     pinned: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    grammars: GrammarSetup | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,8 @@ class EngineCore:
         self.epoch = epoch
         self.roster = Roster(setup.scheduler, setup.runner.facts)
         self.scheduler = Scheduler(self.roster, setup.cost)
+        self.constraints = Constraints(setup.grammars, setup.runner.facts, self.roster, self.scheduler)
+        self._stalled = False  # there was work, but nothing to run
         self._runner = setup.runner
         self._flight = flight
         self._recorded: list[Sequence] = []  # members of the last step that the flight record was told of
@@ -96,13 +107,35 @@ class EngineCore:
     def has_work(self) -> bool:
         return not self.roster.idle or bool(self._ended)
 
+    @property
+    def patience(self) -> float:
+        """Seconds for which the loop may wait for messages."""
+        if self.has_work:
+            return MASK_SECONDS if self._stalled else 0.0
+        return MASK_SECONDS if self.constraints.waits else IDLE_SECONDS
+
     def submit(self, request: Request, again: bool = False) -> None:
         """Take a request; InvalidRequest or QueueFull. again: see Roster.submit."""
         request.params.check_vocabulary(self._runner.facts.vocab_size)
         worst = max((*request.prompt_ids, *(i for r in request.resume for i in r.emitted_ids)), default=0)
         if worst >= self._runner.facts.vocab_size or min(request.prompt_ids, default=0) < 0:
             raise InvalidRequest("A token id of the prompt is outside the vocabulary.", param="prompt")
-        self.roster.submit(request, again)
+        if request.params.structured_outputs is not None:
+            self.constraints.ask(request, again)
+        else:
+            self.roster.submit(request, again)
+
+    def settle(self) -> list[tuple[str, OctavoError]]:
+        """Between steps: what became of grammars that were compiled. Gives requests that are refused, and why."""
+        settled = self.constraints.settle()
+        for sequence, why in settled.failed:
+            if sequence.place is not Place.DONE:
+                self._ended.append(self._fail_constrained(sequence, why))
+        return settled.refused
+
+    def close(self) -> None:
+        """End what works for this engine beside it."""
+        self.constraints.close()
 
     def abort(self, request_id: str, choice: int | None = None) -> None:
         """End a request or one choice, in whatever state. Unknown and finished ones are no error: messages cross."""
@@ -111,6 +144,8 @@ class EngineCore:
             return
         live = self.roster.requests.get(request_id)
         if live is None:
+            if choice is None:
+                self._ended += self.constraints.cancel(request_id)
             return
         for sequence in list(live.sequences):
             if sequence.place is not Place.DONE and choice in (None, sequence.choice):
@@ -125,9 +160,12 @@ class EngineCore:
         begin = time.perf_counter()
         outputs, self._ended = self._ended, []
         step = self.scheduler.schedule()
+        self._stalled = step is None
         if step is None:
             return outputs
         self._record(step)
+        assert self.scheduler.flight is not None
+        self.constraints.before(step, self.scheduler.flight.members)
         faults.point("core.before_run")
         before = time.perf_counter()
         result = self._runner.run(step)
@@ -170,6 +208,7 @@ class EngineCore:
             else:
                 outputs = self._decode(draft.members, columns.ids)
             self._observe(step, result)
+        self.constraints.after()
         if self._waiting_aborts:
             self._abort_waiting()
         return outputs
@@ -192,6 +231,8 @@ class EngineCore:
             sequence.computed = after = before + loops
             if after // tokens > before // tokens:
                 self.roster.cache.commit(sequence)
+        if self.roster.constrained:  # then it was a loop of one step
+            self.constraints.learn(members, ids)
         self._generated += len(ids)
         return Decoded(members, indices, ids)
 
@@ -209,7 +250,9 @@ class EngineCore:
     def _advance(self, sequence: Sequence, run: RowRun, given: RunResult) -> ChoiceOutput | None:
         """KV exists for the rows that ran, and the ids that were sampled are known."""
         if given.nonfinite:
-            return self._fail(sequence)
+            if given.barred and sequence.constrained:
+                return self._fail_constrained(sequence, "no token may follow")
+            return self._fail(sequence, BARRED if given.barred else NONFINITE)
         if run.draft:
             self._learn(sequence, run, given)
             if given.broken:
@@ -222,12 +265,17 @@ class EngineCore:
             sequence.next_logprob += len(given.prompt_logprobs)
         if not run.sample:
             return None
+        if given.late:
+            lost = self.constraints.late(sequence)
+            return self._fail_constrained(sequence, "no token may follow, or it is too complex") if lost else None
         if given.vector is not None:
             output = self._end(sequence, FinishReason.STOP)
             output.vector = given.vector
             return output
         sequence.ids += ids
         self._generated += kept
+        if sequence.constrained and finish is None:
+            self.constraints.learn([sequence], ids)
         if sequence.silent:
             sequence.silent = False
             output = self._output(sequence, ids, given, finish)
@@ -243,6 +291,12 @@ class EngineCore:
         if finish is not None:
             self.roster.cache.commit(sequence)
             self.roster.finish(sequence)
+        return output
+
+    def _fail_constrained(self, sequence: Sequence, why: str) -> ChoiceOutput:
+        """Its grammar leaves no way on: this choice ends with an error."""
+        error, output = failed(why), self._end(sequence, FinishReason.ERROR)
+        output.error, output.kind = error.message, type(error).__name__
         return output
 
     def _learn(self, sequence: Sequence, run: RowRun, given: RunResult) -> None:
@@ -273,14 +327,14 @@ class EngineCore:
         self.roster.finish(sequence)
         return output
 
-    def _fail(self, sequence: Sequence) -> ChoiceOutput:
-        """A row had a non-finite logit: this choice ends with an error, and nobody finds its blocks."""
+    def _fail(self, sequence: Sequence, why: str) -> ChoiceOutput:
+        """A row had no logit to choose from: this choice ends with an error, and nobody finds its blocks."""
         self.roster.cache.disown(sequence)
         failed = [sequence, *(s for s in sequence.live.sequences if s.place is Place.HELD)]  # these would fail alike
         self._nonfinite += len(failed)
         outputs = [self._end(each, FinishReason.ERROR) for each in failed[::-1]]
         for output in outputs:
-            output.error = "The model gave a non-finite logit (NaN or infinity) for this request."
+            output.error = why
         self._ended += outputs[:-1]
         return outputs[-1]
 
@@ -300,6 +354,7 @@ class EngineCore:
 
     def stats(self) -> EngineStats:
         pool, counters = self.roster.cache.pool, self.scheduler.counters
+        masks, nanoseconds = self.constraints.cost
         return EngineStats(
             running=len(self.roster.running),
             waiting=self.roster.waiting,
@@ -319,6 +374,8 @@ class EngineCore:
             accepted_tokens=self._accepted,
             native_seconds=self._native_seconds,
             engine_seconds=self._engine_seconds,
+            masks=masks,
+            mask_seconds=nanoseconds * 1e-9,
             last_step=None if self._last is None else self._last.stats,
         )
 

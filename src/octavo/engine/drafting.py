@@ -39,7 +39,8 @@ class Drafting:
         drafter = sequence.drafter
         if drafter is None:
             drafter = sequence.drafter = Drafter(self._proposer())
-        if limit <= 0 or drafter.off or sequence.live.request.params.stateful:  # Mirostat's mu takes row after row
+        # Mirostat's mu takes row after row, and so does a mask.
+        if limit <= 0 or drafter.off or sequence.constrained or sequence.live.request.params.stateful:
             return ()
         seconds = self._cost.few_rows(self._rows, limit)
         draft, expected = drafter.draft(sequence.ids, limit, self._expected, seconds)

@@ -104,6 +104,7 @@ class ThreadLink:
         self._flight.request_stop()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join)
+        self._core.close()
         self._received, self._ended = (lambda message: None), (lambda reason: None)  # no cycle keeps the model alive
         if self._core.setup.watch is not None:  # the executor may outlive this engine, and reads its page at every node
             self._core.setup.watch(_idle_page().address)

@@ -34,7 +34,6 @@ from octavo.engine.messages import (
 from octavo.engine.sequence import Sequence
 from octavo.errors import OctavoError
 
-IDLE_SECONDS = 0.5  # an idle engine turns its loop this often, so that its progress word says that it is alive
 SWITCH_INTERVAL = 1e-4  # seconds: a native call gets the GIL back at once, not after 5 ms
 Peer = TypeVar("Peer")
 
@@ -77,13 +76,17 @@ class EngineLoop(Generic[Peer]):
         self._port.greet(Hello(VERSION, self.core.epoch, self.core.info))
         logs.get("engine").debug("epoch %d is ready", self.core.epoch)
         while self._running and alive():
-            self.turn(0.0 if self.core.has_work else IDLE_SECONDS)
+            self.turn(self.core.patience)
 
     def turn(self, timeout: float) -> None:
         """Take what has come, run one step, send what is new."""
         self._flight.advance()
         for peer, message in self._port.receive(timeout):
             self._take(peer, message)
+        for request_id, error in self.core.settle():
+            owner = self._owner.pop(request_id, None)
+            if owner is not None:
+                self._port.send(owner, Refused(self.core.epoch, request_id, ErrorRecord.of(error)))
         if self.core.has_work and self._running:
             self._send(self.core.step())
 

@@ -30,8 +30,8 @@ class PromptOutput(msgspec.Struct, frozen=True):
 
 class ChoiceOutput(msgspec.Struct, array_like=True):
     """New ids of one choice. index: position of the first of them in the choice's emitted ids. stop_id: the id that
-    ended it. error: why finish is ERROR. mu: Mirostat's state after the ids, which a resumed request brings back.
-    vector: float32, little-endian, in place of ids."""
+    ended it. error: why finish is ERROR, kind: the class of that error in octavo.errors. mu: Mirostat's state after the
+    ids, which a resumed request brings back. vector: float32, little-endian, in place of ids."""
 
     request: str
     choice: int
@@ -44,6 +44,7 @@ class ChoiceOutput(msgspec.Struct, array_like=True):
     prompt: PromptOutput | None = None
     mu: float | None = None
     vector: bytes | None = None
+    kind: str | None = None
 
 
 class EngineInfo(msgspec.Struct, frozen=True):
@@ -88,6 +89,8 @@ class EngineStats(msgspec.Struct, frozen=True):
     accepted_tokens: int  # drafted ids that were sampled
     native_seconds: float
     engine_seconds: float  # outside the runner: schedule, update, messages
+    masks: int  # of constrained sequences, made by the grammar process
+    mask_seconds: float  # that they took there
     last_step: StepStats | None = None
 
     @property

@@ -68,6 +68,8 @@ def _serve(boot: Boot, port: SocketPort) -> int:
         logs.get("engine").exception("the engine ends")
         port.send_all(Dead(boot.epoch, f"{type(error).__name__}: {error}", traceback.format_exc()[-TRACE_CHARACTERS:]))
         return 1
+    finally:
+        core.close()
     return 0
 
 

@@ -73,6 +73,10 @@ class Roster:
         self.requests: dict[str, LiveRequest] = {}
         self.free_slots = list(range(self.max_running - 1, -1, -1))
         self.closes: list[int] = []  # slots left since the last step
+        self.constrained = 0  # running sequences that need masks
+        self.openings = 0  # of slots by such sequences so far
+        self.late: set[Sequence] = set()  # of these, whose mask was not there in the last step
+        self.over: Callable[[str], None] = lambda request_id: None  # called with every request that is done
         self._arrivals = 0
 
     def submit(self, request: Request, again: bool = False) -> LiveRequest:
@@ -140,6 +144,7 @@ class Roster:
         live.open -= 1
         if live.open == 0:
             del self.requests[live.request.request_id]
+            self.over(live.request.request_id)
         elif place is not Place.HELD:
             self._promote(live)
 
@@ -159,6 +164,9 @@ class Roster:
         self.closes.append(sequence.slot)
         self.free_slots.append(sequence.slot)
         sequence.slot = NO_SLOT
+        if sequence.constrained:
+            self.constrained -= 1
+            self.late.discard(sequence)
 
     def prompt_done(self, sequence: Sequence) -> None:
         """The prompt of this sequence is in the cache: choices that waited for it may share it."""

@@ -8,6 +8,7 @@ affair, text, sockets and the executor's arrays are others'. One step is in flig
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from octavo.engine.cache_groups import Draft
@@ -18,6 +19,7 @@ from octavo.engine.sequence import Place, Sequence
 from octavo.execution.step import PAGE_TOKENS, RowRun, SlotOpen, Step
 
 RUN_AHEAD_SECONDS = 0.05  # of decode steps in one native call (docs/decisions/0006); an arrival ends it after a step
+MOST_OPENINGS = 2**31 - 1  # an int32 of the slot table
 URGENT = -(2**63)  # before every priority
 
 
@@ -56,6 +58,7 @@ class Scheduler:
         self.number = 0  # of the last step
         self._full = False  # someone waits, and only the end of a running sequence can let it in
         self._zero_again: list[int] = []
+        self.mask_there: Callable[[Sequence], bool] = lambda sequence: True  # for sequences in roster.late
 
     # A step is made
 
@@ -67,6 +70,8 @@ class Scheduler:
             return None
         draft = Draft()
         loop = self._decode_all(draft) or self._mixed(draft)
+        if not (draft.runs or draft.zero_pages):  # all wait for their masks
+            return None
         self.number += 1
         self.flight = draft
         draft.closes, roster.closes = roster.closes, []
@@ -81,9 +86,9 @@ class Scheduler:
         roster = self.roster
         if not roster.running or roster.config.proposer or self._zero_again:
             return 0
-        if roster.queue or roster.resumable or roster.forks:
+        if roster.queue or roster.resumable or roster.forks or roster.late:
             return 0
-        keys, left, short = 0, roster.config.run_ahead, []
+        keys, left, short = 0, 1 if roster.constrained else roster.config.run_ahead, []
         runs = []
         for sequence in roster.running:  # once, and little of each: it comes from memory
             known, start = len(sequence.ids), sequence.computed
@@ -133,6 +138,9 @@ class Scheduler:
         i = 0
         while i < len(self.roster.running):
             sequence = self.roster.running[i]
+            if sequence in self.roster.late and not self.mask_there(sequence):
+                i += 1
+                continue
             remaining = len(sequence.ids) - sequence.computed
             guessed: tuple[int, ...] = ()
             if remaining == 1:
@@ -315,12 +323,16 @@ class Scheduler:
         live = sequence.live
         sequence.place = Place.RUNNING
         sequence.slack_seen = None
+        if sequence.constrained:
+            self.roster.constrained += 1
+            self.roster.openings = sequence.opening = self.roster.openings % MOST_OPENINGS + 1
         insort(self.roster.running, sequence, key=BY_ORDER)
         draft.opens.append(
             SlotOpen(
                 sequence.slot, tuple(sequence.ids), sequence.prompt_len, live.request.params, live.request.seed,
                 sequence.choice, sequence.length_limit, live.slot_stop_ids,
                 live.request.bad_word_ids, live.request.breaker_bits, sequence.mu, live.request.second,
+                sequence.opening,
             )
         )  # fmt: skip
         decode = sequence.remaining == 1
@@ -337,7 +349,7 @@ class Scheduler:
             return 1
         if len(draft.runs) != len(self.roster.running):
             return 1
-        left = self.roster.config.run_ahead
+        left = 1 if self.roster.constrained else self.roster.config.run_ahead
         for sequence, run in zip(draft.members, draft.runs, strict=True):
             left = min(left, sequence.length_limit - len(sequence.ids))
             if run.count != 1 or not run.sample or (sequence.drafter is not None and sequence.drafter.copying):

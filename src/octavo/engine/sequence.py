@@ -57,7 +57,7 @@ class Sequence:
     __slots__ = (
         "live", "choice", "order", "ids", "prompt_len", "length_limit", "place", "slot", "computed", "emitted",
         "blocks", "first_block", "keys", "tail", "hashed", "generation", "source", "prompt_logprobs", "next_logprob",
-        "slack_seen", "stop_ids", "drafter", "request_id", "silent", "room", "mu",
+        "slack_seen", "stop_ids", "drafter", "request_id", "silent", "room", "mu", "constrained", "opening",
     )  # fmt: skip
 
     def __init__(self, live: LiveRequest, choice: int, groups: int) -> None:
@@ -88,6 +88,8 @@ class Sequence:
         wants = request.params.prompt_logprobs is not None and choice == 0 and not emitted and self.prompt_len > 1
         self.prompt_logprobs: list[TokenLogprobs] | None = [] if wants else None
         self.next_logprob = 1 if wants else self.prompt_len  # first position whose prompt logprob is still to come
+        self.opening = 0  # tells its masks apart from those of who was in the slot before
+        self.constrained = request.params.structured_outputs is not None  # each id needs a mask (grammars.py)
         self.mu = resume.mu  # Mirostat's state after `ids`; None: at its beginning, or none
         self.drafter: Drafter | None = None  # made when it may first speculate
         self.slack_seen: int | None = None  # free blocks when admission failed last: no new try before there are more

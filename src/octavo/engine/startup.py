@@ -20,6 +20,7 @@ from octavo.checkpoints.pooling import Pooling
 from octavo.config import EngineConfig
 from octavo.engine.core import EngineSetup
 from octavo.engine.cost_model import CostModel, TimedStep
+from octavo.engine.grammars import GrammarSetup
 from octavo.engine.roster import SchedulerConfig
 from octavo.execution.autotune import Tuner
 from octavo.execution.layout import MAX_RUN_AHEAD
@@ -158,6 +159,7 @@ def set_up(path: Path, name: str, config: EngineConfig, report: Report | None = 
         watch=loaded.executor.watch,
         # A smaller context would refuse what has begun, and tables that depend on it change bits.
         pinned={"config": {"max_model_len": loaded.plan.context}},
+        grammars=None if facts.vector else GrammarSetup(str(path), str(config.cache_path), loaded.executor.watch_masks),
     )
 
 

@@ -81,7 +81,7 @@ STEP_FIELDS = (
         "out_status",
         "i4",
         ("R",),
-        "0 ok, 1 non-finite logit, 2 no id is allowed, 3 ok but behind a draft that was not sampled",
+        "0 ok, 1 non-finite logit, 2 no id is allowed, 3 ok but behind a draft not sampled, 4 the mask is late",
     ),  # fmt: skip
     Field("out_mu", "f4", ("R",), "mirostat's mu after this row; becomes slot.mu when out_token is committed"),
     Field("out_top_id", "i4", ("R", MAX_TOP_LOGPROBS), "most likely ids, descending"),
@@ -115,7 +115,8 @@ SLOT_FIELDS = (
     Field("biases", "i4", ("N",), "how many"),
     Field("bad_word", "i4", ("N", MAX_BAD_WORD_IDS), "length, ids, length, ids, ..., 0"),
     Field("mask", "u4", ("N", "V32"), "allowed ids: bit id % 32 of word id / 32"),
-    Field("masked", "i4", ("N",), "1: mask applies"),
+    Field("masked", "i4", ("N",), "1: mask applies; 2: it is late, nothing is sampled"),
+    Field("grammar", "i4", ("N",), "not 0: mask comes from the table of masks, under this number (masks.h)"),
     Field("repeat_last_n", "i4", ("N",), "penalties look at this many of the last ids; -1: all"),
     Field("chain", "i4", ("N", SAMPLER_STEPS), "a chain of samplers (Sampler), ended by 0; empty: the usual ones"),
     Field("typical_p", "f4", ("N",), "1: off"),

@@ -188,6 +188,10 @@ class NativeExecutor:
         """Use the control page at this address (engine/flight_record.py): arrived, seen, stop, progress, node."""
         self.machine.bind_control(control)
 
+    def watch_masks(self, lines: int, slots: int, stride: int) -> None:
+        """Take masks from a table (grammar/table.py): address of its lines, their number, bytes of a mask. 0: none."""
+        self.machine.bind_masks(lines, slots, stride)
+
     @property
     def isa(self) -> str:
         return str(self.machine.isa)

@@ -22,7 +22,7 @@ from octavo.sampling_params import SamplingParams, pack_bad_words
 from octavo.stats import StepStats
 
 FINISHED = 1  # `left_because` of a step after which a sequence is at its end
-REJECTED = 3  # status of a row behind a draft that was not sampled
+BARRED, REJECTED, LATE = 2, 3, 4  # status of a row: no id is allowed, behind a draft that was not sampled, no mask yet
 H = {name: i for i, name in enumerate(HEADER)}
 _SAID = struct.Struct("=9q")  # header words from `epoch` on: what a step says to native code, in one go
 _DONE = struct.Struct("=3q")  # from `loops_done` on: what native code says
@@ -114,6 +114,7 @@ class Runner:
         slots["stop_id"][slot, : len(stops)] = stops
         slots["stop_ids"][slot] = len(stops)
         self._open_sampler(slot, params)
+        slots["grammar"][slot] = opened.opening
         words = pack_bad_words(opened.bad_word_ids)
         slots["bad_word"][slot, : len(words)] = words
         if params.dry_multiplier > 0:
@@ -224,8 +225,9 @@ class Runner:
             index, target = what[at % count]
             result = results[index]
             if bad is not None and bad[at]:
-                if bad[at] != REJECTED:
-                    result.nonfinite = True
+                result.late = result.late or bad[at] == LATE
+                result.barred = result.barred or bad[at] == BARRED
+                result.nonfinite = result.nonfinite or bad[at] not in (REJECTED, LATE)
             elif target >= 0:
                 result.prompt_logprobs = result.prompt_logprobs or []
                 result.prompt_logprobs.append(self._logprobs(at, self._prompt_tops.get(result.slot)))

@@ -37,6 +37,7 @@ class SlotOpen:
     breaker_bits: bytes = b""  # ids that end a repetition for DRY: bit id % 8 of byte id / 8
     mu: float | None = None  # Mirostat's state after `ids`; None: at its beginning
     second: int | None = None  # position at which the second text of a pair begins
+    opening: int = 0  # not 0: ids need masks, which are told apart from those of others in this slot by this number
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class RunResult(msgspec.Struct):
     nonfinite: bool = False  # the row had a NaN or infinite logit: the request must end with an error
     # The same in a run with drafts, which then gave nothing: they may be to blame, and its KV is bad.
     broken: bool = False
+    barred: bool = False  # no id might be chosen
+    late: bool = False  # the mask of a constrained row was not there: it gave nothing, and is to be computed again
     vector: bytes | None = None  # float32, little-endian: of a whole sequence, where the model gives no ids
 
 

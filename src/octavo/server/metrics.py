@@ -48,6 +48,7 @@ TOTALS = {
     "drafts": ("spec_decode_num_drafts", "Sequences' steps with drafted tokens."),
     "draft_tokens": ("spec_decode_num_draft_tokens", "Drafted tokens."),
     "accepted_tokens": ("spec_decode_num_accepted_tokens", "Drafted tokens that were accepted."),
+    "masks": ("structured_output_masks", "Masks made for constrained sequences."),
     "nonfinite": ("nonfinite_logits", "Sequences that ended because of a non-finite logit."),
 }
 

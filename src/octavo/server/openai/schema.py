@@ -18,6 +18,7 @@ from octavo.errors import ContextLengthExceeded, InvalidRequest
 from octavo.parameter import ID_END
 from octavo.sampling_params import MAX_TOP_LOGPROBS, PARAMETERS, SamplingParams
 from octavo.server.limits import MAX_MESSAGES, MAX_PROMPTS, check_count, check_depth, check_text
+from octavo.server.openai import structured
 
 ALIASES = {
     "max_completion_tokens": "max_tokens", "n_predict": "max_tokens", "repeat_penalty": "repetition_penalty",
@@ -31,12 +32,6 @@ MAX_SALT = 1024  # characters
 REFUSED: Mapping[str, tuple[Any, ...]] = {
     "functions": (),
     "function_call": ("none",),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "json_schema": (),
-    "grammar": (),
     "lora": (),
     "lora_path": (),
     "lora_request": (),
@@ -93,7 +88,7 @@ class CompletionFields(_Common, kw_only=True):
     suffix: str | None = None
 
 
-_FREE = [(name, Any, None) for name in (*SAMPLING, *ALIASES, *REFUSED)]  # read by name
+_FREE = [(name, Any, None) for name in (*SAMPLING, *ALIASES, *structured.FIELDS, *REFUSED)]  # read by name
 ChatBody = msgspec.defstruct("ChatBody", _FREE, bases=(ChatFields,), kw_only=True)
 CompletionBody = msgspec.defstruct("CompletionBody", _FREE, bases=(CompletionFields,), kw_only=True)
 CHAT = msgspec.json.Decoder(ChatBody)
@@ -130,9 +125,6 @@ def _check_common(body: _Common) -> None:
         value = getattr(body, name)
         if value and value not in harmless:
             raise _not_built(name)
-    format_ = body.response_format
-    if format_ is not None and not (isinstance(format_, dict) and format_.get("type") == "text"):
-        raise _not_built("response_format", 'only {"type": "text"} is')
     check_text(body.cache_salt, "cache_salt", MAX_SALT)
     check_text(body.request_id, "request_id")
     if body.cache_salt == "":
@@ -155,6 +147,7 @@ def sampling(llm: AsyncLLM, body: _Common, logprobs: Any, **changes: Any) -> Sam
     endless = given.get("max_tokens") == -1  # llama.cpp's word for "to the end of the context"
     if endless:
         del given["max_tokens"]
+    given["structured_outputs"] = structured.constraint(body)
     params = llm.default_sampling_params(**{**given, "logprobs": logprobs, **changes})
     return replace(params, max_tokens=None) if endless else params
 
@@ -165,6 +158,8 @@ def beams(body: _Common, params: SamplingParams) -> BeamSearchParams | None:
         return None
     if body.stream:
         raise InvalidRequest("use_beam_search is not streamed; leave out stream.", param="use_beam_search")
+    if params.structured_outputs is not None:
+        raise InvalidRequest("use_beam_search knows no structured output; leave one out.", param="use_beam_search")
     if params.best_of is not None:
         raise InvalidRequest("best_of has no meaning with use_beam_search; n is the number of beams.", param="best_of")
     if params.n > MAX_WIDTH:
