@@ -112,7 +112,7 @@ class EngineConfig:
     )
     max_num_queued_reqs: int = option(
         1024, count(0), "requests that may wait; beyond: 429 with Retry-After", BATCH,
-        aliases=("--max-queued-requests",),
+        aliases=("--max-queued-requests",), rare=True,
     )
     step_time: float = option(100.0, milliseconds(1.0, 60_000.0), "time budget of a step, in milliseconds", BATCH)
     spec_method: str = option(
@@ -187,16 +187,16 @@ class TextConfig:
         aliases=("--chat-template-kwargs",), rare=True,
     )
     tool_call_parser: str = option(
-        "auto", text("NAME|none"), "how the model writes calls; auto: as its template does", TEXT
+        "auto", text("NAME|none"), "how the model writes calls; auto: as its template does", TEXT, rare=True
     )
     reasoning_parser: str = option(
-        "auto", text("NAME|none"), "how the model marks reasoning; auto: as its template does", TEXT
+        "auto", text("NAME|none"), "how the model marks reasoning; auto: as its template does", TEXT, rare=True
     )
     reasoning: str = option(
         "auto", choice("auto", "on", "off"), "reasoning where a request does not say; auto: the model's own way", TEXT
     )
     reasoning_budget: int | None = option(
-        None, count(0, auto=True, unit="tokens"), "end reasoning after so many; auto: no limit, 0: none", TEXT
+        None, count(0, auto=True, unit="tokens"), "end reasoning after so many; auto: no limit, 0: none", TEXT, rare=True
     )
     generation_config: str = option(
         "auto", text("auto|none|DIR"), "the model's sampling defaults: use, ignore, or from a folder", SAMPLING,
@@ -263,7 +263,7 @@ class ServerConfig:
         30.0, seconds(), "time for which a stream whose client is gone can be taken up again (/v1/stream); 0: never",
         SERVER, rare=True,
     )
-    shutdown_timeout: float = option(30.0, seconds(), "time to finish requests after SIGTERM", SERVER)
+    shutdown_timeout: float = option(30.0, seconds(), "time to finish requests after SIGTERM", SERVER, rare=True)
     disable_log_stats: bool = option(False, switch(), "no line of statistics every 10 s", LOGS, rare=True)
     enable_log_requests: bool = option(False, switch(), "a line for each request, without its text", LOGS, rare=True)
     disable_access_log: bool = option(
