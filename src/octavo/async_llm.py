@@ -111,7 +111,11 @@ class AsyncLLM:
         """A Generation of a text or of ids. Raises InvalidRequest or ContextLengthExceeded before anything runs.
 
         seed_bits: of a seed that is made here, because the parameters have none."""
-        parsing = prompt.parsing if isinstance(prompt, ReadyPrompt) else None
+        parsing = None
+        if isinstance(prompt, ReadyPrompt):
+            parsing = prompt.parsing
+            if prompt.constraint is not params.structured_outputs:
+                params = replace(params, structured_outputs=prompt.constraint)
         best_of = params.best_of
         every = params
         if best_of is not None:
@@ -159,7 +163,8 @@ class AsyncLLM:
         """A Generation of a conversation, through the model's chat template. raw: reasoning and calls come as the text
         that the model writes."""
         ready = await self.prepare(chat)
-        return await self.submit(ready.text if raw else ready, chat.params, add_special_tokens=False)
+        ready = replace(ready, parsing=None) if raw else ready
+        return await self.submit(ready, chat.params, add_special_tokens=False)
 
     async def render(self, chat: ChatRequest) -> str:
         """The prompt that the chat template makes of a conversation."""

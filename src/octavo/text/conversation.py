@@ -10,9 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from octavo.request import ChatRequest, Reasoning
+from octavo.errors import InvalidRequest
+from octavo.request import TOOL_CHOICES, ChatRequest, Reasoning
+from octavo.structured_outputs import StructuredOutputsParams
 from octavo.text.functions import checked, told_in_words
 from octavo.text.messages import Message, plain_message, text_of
+from octavo.text.parsers.constrained import behind_reasoning, must_call, strict_calls
 from octavo.text.parsers.detect import Detected, think_format, tool_format
 from octavo.text.parsers.formats import ThinkFormat, ToolFormat
 from octavo.text.parsers.hermes import HERMES
@@ -27,11 +30,12 @@ _SWITCHES = ("enable_thinking", "thinking")  # variables by which templates turn
 @dataclass(frozen=True)
 class ReadyPrompt:
     """What the model reads, and how to read what it answers; None: it is all text. told: headers of the answer, which
-    say where something of ours stood in for the model's own."""
+    say where something of ours stood in for the model's own. constraint: what the answer is held to."""
 
     text: str
     parsing: Parsing | None
     told: Mapping[str, str] = field(default_factory=dict)
+    constraint: StructuredOutputsParams | None = None
 
 
 @dataclass(frozen=True)
@@ -109,25 +113,34 @@ class Conversations:
     def _ready(
         self, chat: ChatRequest, prompt: Prompt, functions: Sequence[Mapping[str, Any]], wanted: Reasoning
     ) -> ReadyPrompt:
-        tools = self.tools if functions else None
+        tools, think = self.tools if functions else None, self.think
         told = {"x-octavo-template": "default"} if prompt.template == "default" else {}
         if functions and self.in_words and chat.chat_template is None:
             told["x-octavo-tools"] = "fallback"
-        if tools is None and self.think is None:
-            return ReadyPrompt(prompt.text, None, told)
-        text, reasoning = prompt.text, self.think is not None and _is_open(self.think, prompt, chat.messages)
-        if reasoning and wanted.enabled is False and self.think is not None and not prompt.continued:
-            text, reasoning = f"{text.rstrip()}\n\n{self.think.end}\n\n", False
-        parsing = Parsing(
-            tools,
-            self.think,
-            reasoning,
-            {each["function"]["name"]: each["function"]["parameters"] for each in functions},
-            not chat.parallel_tool_calls or chat.tool_choice in (each["function"]["name"] for each in functions),
-            wanted.budget,
-            wanted.exclude,
-        )
-        return ReadyPrompt(text, parsing, told)
+        text, opened = prompt.text, think is not None and _is_open(think, prompt, chat.messages)
+        if opened and wanted.enabled is False and think is not None and not prompt.continued:
+            text, opened = f"{text.rstrip()}\n\n{think.end}\n\n", False
+        offered = [each["function"] for each in functions]
+        single = not chat.parallel_tool_calls or chat.tool_choice not in TOOL_CHOICES
+        constraint = chat.params.structured_outputs
+        if chat.tool_choice not in ("auto", "none"):
+            if constraint is not None:
+                raise InvalidRequest(
+                    f"{constraint.name} and a tool_choice of calls exclude each other.", param="tool_choice"
+                )
+            forced = [each for each in offered if chat.tool_choice in ("required", each["name"])]
+            thinks = think if wanted.enabled is not False else None
+            constraint, tools = must_call(tools or HERMES, thinks, opened, forced, single)
+            think = None if think is not None and think.channels else think
+        elif constraint is not None and opened and think is not None:
+            constraint = behind_reasoning(constraint, think)
+        elif constraint is None and tools is not None:
+            constraint = strict_calls(tools, offered, single)
+        if tools is None and think is None:
+            return ReadyPrompt(text, None, told, constraint)
+        schemas = {each["name"]: each["parameters"] for each in offered}
+        parsing = Parsing(tools, think, opened, schemas, single, wanted.budget, wanted.exclude)
+        return ReadyPrompt(text, parsing, told, constraint)
 
     def _variables(self, wanted: Reasoning) -> dict[str, Any]:
         """What the template looks for of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from octavo.text.parsers.formats import ToolFormat
+from octavo.text.parsers.formats import ToolFormat, Written
 from octavo.text.parsers.named_calls import NamedCalls
 from octavo.text.parsers.tagged_calls import TaggedCalls
 from octavo.text.parsers.values import JSON, TEXT
@@ -30,11 +30,13 @@ FORMATS = (
             rf"\s*(?:function)?{_SEP}(?P<name>[\w.\-]+)\s*(?:```json)?\s*", _EACH, ("```", _CLOSE), _END,
             marks=(_SEP,),
         ),
-        [[_BEGIN, "```json"]], interrupts=True, aliases=("deepseek_r1", "deepseek"),
+        [[_BEGIN, "```json"]], interrupts=True,
+        written=Written(f"{_EACH}function{_SEP}%s\n```json\n", f"\n```{_CLOSE}", "\n", _BEGIN, _END),
+        aliases=("deepseek_r1", "deepseek"),
     ),
     ToolFormat(
         "deepseek_v31", (_BEGIN, _EACH),
         NamedCalls(rf"\s*(?P<name>[\w.\-]+){_SEP}\s*", _EACH, (_CLOSE,), _END, marks=(_SEP,)),
-        [[_BEGIN]], interrupts=True,
+        [[_BEGIN]], interrupts=True, written=Written(f"{_EACH}%s{_SEP}", _CLOSE, "", _BEGIN, _END),
     ),
 )  # fmt: skip

@@ -40,6 +40,18 @@ class Syntax(Protocol):
 
 
 @dataclass(frozen=True)
+class Written:
+    """How calls stand in an answer that is held to be calls: `begin` with the name (%s), the arguments as JSON, `end`;
+    `separator` between them, `before` and `after` around all."""
+
+    begin: str
+    end: str
+    separator: str = ""
+    before: str = ""
+    after: str = ""
+
+
+@dataclass(frozen=True)
 class ToolFormat:
     """How a family calls functions.
 
@@ -57,6 +69,7 @@ class ToolFormat:
     call_id: CallId | None = None
     interrupts: bool = False
     aliases: Sequence[str] = ()  # other servers' names of it
+    written: Written | None = None  # None: its arguments are no JSON
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ answer that counts as a call when it names a function of the request.
 
 from __future__ import annotations
 
-from octavo.text.parsers.formats import ToolFormat
+from octavo.text.parsers.formats import ToolFormat, Written
 from octavo.text.parsers.json_calls import JsonCalls
 
 BARE = ("```json", "{", "<tools>")
 
 HERMES = ToolFormat(
     "hermes", ("<tool_call>",), JsonCalls(("</tool_call>", "</tools>"), BARE), [["<tool_call>", "arguments"]], BARE,
+    written=Written('<tool_call>\n{"name": "%s", "arguments": ', "}\n</tool_call>", "\n"),
     aliases=("qwen", "qwen25", "qwen2_5", "granite4", "mimo", "xml"),
 )  # fmt: skip
 

@@ -3,7 +3,7 @@ back."""
 
 from __future__ import annotations
 
-from octavo.text.parsers.formats import ToolFormat
+from octavo.text.parsers.formats import ToolFormat, Written
 from octavo.text.parsers.named_calls import NamedCalls
 
 _BEGIN, _END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
@@ -20,5 +20,6 @@ TOOLS = ToolFormat(
         r"\s*(?:functions\.)?(?P<name>[\w.\-]+?)(?::\d+)?\s*<\|tool_call_argument_begin\|>\s*", _EACH, (_CLOSE,),
         _END, marks=(_ARGUMENTS,),
     ),
-    [[_BEGIN]], call_id=_numbered, interrupts=True, aliases=("kimi",),
+    [[_BEGIN]], call_id=_numbered, interrupts=True,
+    written=Written(f"{_EACH}functions.%s:0{_ARGUMENTS}", _CLOSE, "", _BEGIN, _END), aliases=("kimi",),
 )  # fmt: skip

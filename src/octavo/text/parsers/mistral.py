@@ -7,7 +7,7 @@ import hashlib
 import string
 from collections.abc import Sequence
 
-from octavo.text.parsers.formats import Calls, ToolFormat
+from octavo.text.parsers.formats import Calls, ToolFormat, Written
 from octavo.text.parsers.json_calls import JsonCalls
 from octavo.text.parsers.named_calls import NamedCalls
 from octavo.text.parsers.source import Reading, Source
@@ -40,5 +40,6 @@ def _nine(id_: str, name: str, place: int) -> str:
 
 
 TOOLS = ToolFormat(
-    "mistral", (_BEGIN,), _Either(), [[_BEGIN]], call_id=_nine, interrupts=True, aliases=("mistral_old", "mistral_new"),
+    "mistral", (_BEGIN,), _Either(), [[_BEGIN]], call_id=_nine, interrupts=True,
+    written=Written(f"{_BEGIN}%s[ARGS]", ""), aliases=("mistral_old", "mistral_new"),
 )  # fmt: skip

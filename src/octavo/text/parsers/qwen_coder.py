@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from octavo.text.parsers.formats import ToolFormat
+from octavo.text.parsers.formats import ToolFormat, Written
 from octavo.text.parsers.named_calls import NamedCalls
 from octavo.text.parsers.tagged_calls import TaggedCalls
 
@@ -41,6 +41,6 @@ FORMATS = (
     ),
     ToolFormat(
         "functionary_v31", ("<function=",), NamedCalls(r"(?P<name>[\w.\-]+)>\s*", closers=("</function>",)),
-        [["<function=", "</function>"]],
+        [["<function=", "</function>"]], written=Written("<function=%s>", "</function>"),
     ),
 )  # fmt: skip
