@@ -32,7 +32,15 @@ WEATHER: Any = {
             "type": "object",
             "properties": {"city": {"type": "string"}, "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]}},
             "required": ["city"],
+            "additionalProperties": False,
         },
+    },
+}
+TIME: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_time",
+        "parameters": {"type": "object", "properties": {"zone": {"type": "string"}}, "additionalProperties": False},
     },
 }
 NONE = {"arguments": ""}
@@ -128,6 +136,29 @@ def test_a_model_without_functions_is_told_in_words(live: Live) -> None:
     told = httpx.post(f"{live.url}/v1/chat/completions", json={**body, **asks, "thinking_token_budget": 5})
     assert told.status_code == 200  # a model that does not reason has nothing to leave out
     assert told.json()["choices"][0]["message"]["content"] == plain.json()["choices"][0]["message"]["content"]
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+def test_calls_that_are_asked_for_always_parse(live: Live, choice: Any) -> None:
+    """Of a model that cannot call, hot: streamed and whole, the arguments follow the schema."""
+    client = openai.OpenAI(api_key="x", base_url=f"{live.url}/v1")
+    for seed in range(4):
+        given: dict[str, Any] = {
+            "model": "smol", "messages": QUESTION, "tools": [WEATHER, TIME], "tool_choice": choice, "seed": seed,
+            "temperature": 1.2, "max_tokens": 120, "parallel_tool_calls": False,
+        }  # fmt: skip
+        whole = client.chat.completions.create(**given).choices[0]
+        with client.chat.completions.stream(**given) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        assert whole.message.tool_calls and streamed.message.tool_calls
+        (call,), (again,) = whole.message.tool_calls, streamed.message.tool_calls
+        assert call.function.arguments == again.function.arguments and whole.message.content is None
+        if whole.finish_reason == "length":
+            continue
+        arguments = json.loads(call.function.arguments)
+        if isinstance(choice, dict) or call.function.name == "get_weather":
+            assert isinstance(arguments["city"], str) and set(arguments) <= {"city", "unit"}
+        assert whole.finish_reason == streamed.finish_reason == "tool_calls"
 
 
 # -- a model that calls ------------------------------------------------------------------------------------------------
