@@ -1,6 +1,6 @@
 """What streams go through when their engine dies, at full size: a table of what was lost, changed and leaked.
 
-    python -m bench.survival [--streams 64] [--steps 200] [--only kill,stop,hang,poison,steps] > table.md
+    python -m bench.survival [--streams 64] [--first 1] [--steps 200] [--only kill,stop,hang,poison,steps] > table.md
 
 Streams are of every kind and dialect (tests/server/streams.py), over a real server and model; what they say is
 compared with an undisturbed run. `steps` raises an exception in the engine at step 1, 2, 3, ...: a process for each,
@@ -196,16 +196,16 @@ async def answers(engine: EngineProcess) -> tuple[list[Any], int, float]:
         await supervisor.stop()
 
 
-def steps_row(steps: int) -> Row:
+def steps_row(first: int, steps: int) -> Row:
     """An exception at step 1, 2, 3, ...: each in an engine of its own."""
     settings = resolve({"model": str(real.smollm2()), "max_model_len": "2048", "kv_cache_memory": "256MiB"})
     process = engine_process(find_model(settings.engine), settings)
     options = {**process.options, "run_ahead": 1}
     process = replace(process, factory="tests.server.faulty:set_up", options=options, crashes=None, log_level="error")
     whole, _, _ = asyncio.run(answers(process))
-    row = Row(f"an exception at each of steps 1 to {steps}", len(whole) * steps, 0, 0, 0, 0, 0.0)
+    row = Row(f"an exception at each of steps {first} to {steps}", len(whole) * (steps + 1 - first), 0, 0, 0, 0, 0.0)
     begin = time.monotonic()
-    for step in range(1, steps + 1):
+    for step in range(first, steps + 1):
         faulty = replace(process, faults={"core.before_run": f"raise@{step}"})
         found, deaths, owned = asyncio.run(answers(faulty))
         lost = sum(isinstance(each, BaseException) for each in found)
@@ -221,6 +221,7 @@ def steps_row(steps: int) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--first", type=int, default=1)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--only", default="kill,stop,hang,poison,steps")
     args = parser.parse_args()
@@ -234,7 +235,7 @@ def main() -> None:
         for name, make in (
             ("hang", lambda: hang_row(args.streams, Path(folder))),
             ("poison", lambda: poison_row(Path(folder))),
-            ("steps", lambda: steps_row(args.steps)),
+            ("steps", lambda: steps_row(args.first, args.steps)),
         ):
             if name in only:
                 rows.append(make())

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from octavo.engine.client import EngineClient, Loss
+from octavo.engine.client import EngineClient
 from octavo.engine.core import EngineCore, EngineSetup
 from octavo.engine.flight_record import FlightRecord
 from octavo.engine.loop import EngineLoop
 from octavo.engine.messages import VERSION, ChoiceOutput, EngineMessage, FrontMessage, Hello, Shutdown
+from octavo.engine.open_requests import Loss
 from octavo.engine.roster import SchedulerConfig
 from octavo.errors import OctavoError
 from octavo.execution.step import ExecutionFacts, Step, StepResult

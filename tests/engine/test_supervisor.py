@@ -122,7 +122,7 @@ async def test_a_gap_is_the_death_of_the_engine(slow: Supervisor) -> None:
     from octavo.engine.messages import Outputs
 
     def leave_out() -> None:
-        name = next(iter(slow.client._streams))
+        name = next(iter(slow.client._requests.streams))
         slow.client._received(Outputs(1, 1, [ChoiceOutput(name, 0, 10**6, [1])]))
 
     await die_and_recover(slow, leave_out)
@@ -299,7 +299,7 @@ async def test_epochs_of_dead_engines_are_dropped(slow: Supervisor) -> None:
     stream = client.submit(request("e", 2000))
     first = await anext(stream)
     known = sum(len(item.token_ids) for item in first)
-    (name,) = client._streams
+    (name,) = client._requests.streams
     client._received(Outputs(0, 1, [ChoiceOutput(name, 0, 999, [1, 2, 3])]))
     client._received(Outputs(1, 1, [ChoiceOutput(name, 0, 0, list(first[0].token_ids))]))
     second = await anext(stream)

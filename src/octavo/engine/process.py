@@ -29,6 +29,7 @@ from octavo.errors import OctavoError
 
 _PR_SET_PDEATHSIG = 1
 FAREWELL_SECONDS = 10.0  # how long a failed start waits for the front to hear of it
+LAST_WORDS_SECONDS = 0.1  # for the front to hear why the engine ends
 TRACE_CHARACTERS = 8000  # of the end of an exception's trace, for the crash report
 
 
@@ -67,6 +68,10 @@ def _serve(boot: Boot, port: SocketPort) -> int:
     except Exception as error:
         logs.get("engine").exception("the engine ends")
         port.send_all(Dead(boot.epoch, f"{type(error).__name__}: {error}", traceback.format_exc()[-TRACE_CHARACTERS:]))
+        # A connection that is closed with words of the front unread would take these with it.
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        while time.monotonic() < deadline:
+            port.receive(LAST_WORDS_SECONDS / 4)
         return 1
     finally:
         core.close()

@@ -90,7 +90,7 @@ class Stream:
     def close(self) -> None:
         if self._name is not None:
             name, self._name = self._name, None
-            self._client.end(name, self.request.request_id, abort=not self.failed)
+            self._client.end(name, abort=not self.failed)
 
     def pause(self) -> None:
         """The engine forgets it, and gives back what it holds; what it has given is kept for a start() to come."""
@@ -113,7 +113,7 @@ class Stream:
         self._items = [item for item in self._items if item.choice != choice]
         self.again = True
         if self._name is not None:
-            self._client.begin_anew(self._name, self)
+            self._client.begin_anew(self._name)
 
     # What the client says
 
