@@ -221,6 +221,12 @@ async def test_start_that_fails_says_why() -> None:
     assert told.value.exit_code == 4
 
 
+async def test_start_that_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octavo.engine.supervisor.START_SECONDS", 1.5)
+    with pytest.raises(EngineDied, match="did nothing"):
+        await asyncio.wait_for(start(faults={"process.before_build": "hang@1"}), 30)
+
+
 async def test_start_that_dies_is_an_error() -> None:
     with pytest.raises(EngineDied, match="while starting"):
         await start(faults={"process.before_build": "kill@1"})

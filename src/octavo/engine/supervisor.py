@@ -1,6 +1,7 @@
 """Starts the engine's process, watches it, kills it when it hangs, starts the next one.
 
-Dead: the process is gone. Hung: its progress word stands still for 20 times the predicted node time, and at least 2 s;
+Dead: the process is gone. Hung: its progress word stands still for 20 times the predicted node time, and at least 2 s,
+or, while it starts, it neither computes nor reads for a minute;
 a hung engine is killed before the next one starts. Each death leaves a report. More than 5 deaths in 10 minutes: it
 gives up; those by which a poisonous request is found out count as one. It knows processes and the flight record; what
 becomes of the requests is the client's affair.
@@ -16,10 +17,10 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -37,8 +38,10 @@ MAX_DEATHS, DEATH_WINDOW = 5, 600.0
 STACK_BYTES = 1 << 16
 WATCH_SECONDS = 0.25
 LOOK_SECONDS = 2 * WATCH_SECONDS  # of standing still that one look can tell: this process may have stood still itself
+START_SECONDS = 60.0  # of a start without any work: a disk that sleeps or a network that stalls takes less
 CONNECT_SECONDS = 0.01  # between two tries to connect to a process that starts
 LAST_WORDS_SECONDS = 0.2  # from the end of the connection to that of the process
+T = TypeVar("T")
 _BOOT = (
     "import json, sys; boot = json.load(sys.stdin); sys.path[:] = boot['path']; "
     "from octavo.engine.process import main; sys.exit(main(boot))"
@@ -59,6 +62,16 @@ class EngineProcess:
     faults: Mapping[str, str] = field(default_factory=dict)
     crashes: Path | None = None
     crash_prompts: bool = False
+
+
+def _work_of(pid: int) -> int:
+    """What a process has computed and read so far, in units of their own; it only grows."""
+    work = 0
+    with contextlib.suppress(OSError):  # it is gone, or not shown
+        times = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        work = int(times[11]) + int(times[12])
+        work += int(Path(f"/proc/{pid}/io").read_text().split()[1])
+    return work
 
 
 class Supervisor:
@@ -124,10 +137,10 @@ class Supervisor:
         self._stack = os.memfd_create("octavo-stack", os.MFD_CLOEXEC)
         # Needed until the two are connected: a front that is killed leaves nothing behind.
         with tempfile.TemporaryDirectory(prefix="octavo-", ignore_cleanup_errors=True) as folder:  # mode 0700
-            link = await self._connect(self._spawn(Path(folder) / "engine.sock"))
+            link = await self._while_it_works(self._connect(self._spawn(Path(folder) / "engine.sock")))
         self._alarm.clear()
         self._last_words = ""
-        await self._attach(link)
+        await self._while_it_works(self._attach(link))
         self._last_look = (self._flight.progress, time.monotonic(), 0.0)
 
     def _spawn(self, path: Path) -> Path:
@@ -151,6 +164,23 @@ class Supervisor:
             self._process.stdin.write(msgspec.json.encode(boot))
             self._process.stdin.close()
         return path
+
+    async def _while_it_works(self, part: Coroutine[Any, Any, T]) -> T:
+        """A part of the start. EngineDied if the process does nothing for too long meanwhile; it is killed then."""
+        assert self._process is not None
+        task, seen, still = asyncio.ensure_future(part), -1, 0.0
+        try:
+            while not task.done() and still < START_SECONDS:
+                await asyncio.wait({task}, timeout=WATCH_SECONDS)
+                work = _work_of(self._process.pid)
+                still = still + WATCH_SECONDS if work == seen else 0.0
+                seen = work
+            if not task.done():
+                self._process.kill()
+                raise EngineDied(f"The engine did nothing for {START_SECONDS:.0f} s while starting.")
+            return task.result()
+        finally:
+            task.cancel()
 
     async def _connect(self, path: Path) -> SocketLink:
         assert self._process is not None and self._flight is not None
