@@ -196,7 +196,8 @@ class TextConfig:
         "auto", choice("auto", "on", "off"), "reasoning where a request does not say; auto: the model's own way", TEXT
     )
     reasoning_budget: int | None = option(
-        None, count(0, auto=True, unit="tokens"), "end reasoning after so many; auto: no limit, 0: none", TEXT, rare=True
+        None, count(0, auto=True, unit="tokens"), "end reasoning after so many; auto: no limit, 0: none", TEXT,
+        rare=True,
     )
     generation_config: str = option(
         "auto", text("auto|none|DIR"), "the model's sampling defaults: use, ignore, or from a folder", SAMPLING,
