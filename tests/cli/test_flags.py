@@ -61,7 +61,9 @@ def test_two_models() -> None:
 @pytest.mark.parametrize("name", [alias for each in all_options() for alias in each.aliases])
 def test_every_alias_is_taken(name: str) -> None:
     option = next(each for each in all_options() if name in each.aliases)
-    word = {"": "", "N": "64", "X": "0.5", "BYTES": "1GiB", "SECONDS": "3", "MODEL": "x"}.get(option.kind.metavar, "a")
+    word = {"": "", "N": "64", "X": "0.5", "BYTES": "1GiB", "SECONDS": "3", "MODEL": "x", "JSON": "{}"}.get(
+        option.kind.metavar, "a"
+    )
     if "|" in option.kind.metavar:
         word = option.kind.metavar.rsplit("|", 1)[1]
     made = given(name, word) if word else given(name)

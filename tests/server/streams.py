@@ -109,9 +109,11 @@ def _each_token(logprobs: dict[str, Any]) -> list[Any]:
     return list(zip(*(logprobs[key] for key in keys), strict=True)) if logprobs else []
 
 
-def all_streams(url: str, wanted: Sequence[Body], between: Callable[[], object] | None = None) -> list[Any]:
-    """All at once; `between` is called when half of them have begun. An AssertionError stands for a stream that was
-    lost."""
+def all_streams(
+    url: str, wanted: Sequence[Body], between: Callable[[], object] | None = None, first: int | None = None
+) -> list[Any]:
+    """All at once; `between` is called when `first` of them, or half, have begun. An AssertionError stands for a
+    stream that was lost."""
     begun = threading.Semaphore(0)
 
     def one(path: str, body: dict[str, Any]) -> Any:
@@ -124,7 +126,7 @@ def all_streams(url: str, wanted: Sequence[Body], between: Callable[[], object] 
     with ThreadPoolExecutor(len(wanted)) as pool:
         running = [pool.submit(one, path, body) for path, body in wanted]
         if between is not None:
-            for _ in range(len(wanted) // 2):
+            for _ in range(first or len(wanted) // 2):
                 assert begun.acquire(timeout=120)
             between()
         return [each.result() for each in running]

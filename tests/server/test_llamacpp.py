@@ -165,14 +165,23 @@ BEFORE, BEHIND = "def add(a, b):\n    return ", "\n\n\nprint(add(1, 2))\n"
 
 def test_filling_in(coder: Live) -> None:
     """The same middle over all routes that fill in: llama.cpp's, OpenAI's, Ollama's."""
-    made = post(coder, "/infill", input_prefix=BEFORE, input_suffix=BEHIND, temperature=0, n_predict=40).json()
-    assert made["content"].startswith("a + b\n") and made["stop_type"] == "eos"
+    made = post(
+        coder, "/infill", input_prefix=BEFORE, input_suffix=BEHIND, temperature=0, n_predict=40, stop=["\n"]
+    ).json()
+    assert made["content"] == "a + b" and made["stop_type"] == "word"
     client = openai.OpenAI(base_url=coder.url + "/v1", api_key="none", max_retries=0)
-    asked: Any = {"model": "coder", "prompt": BEFORE, "suffix": BEHIND, "temperature": 0, "max_tokens": 40}
+    asked: Any = {
+        "model": "coder",
+        "prompt": BEFORE,
+        "suffix": BEHIND,
+        "temperature": 0,
+        "max_tokens": 40,
+        "stop": "\n",
+    }
     assert client.completions.create(**asked).choices[0].text == made["content"]
     streamed = client.completions.create(**asked, stream=True)
     assert "".join(chunk.choices[0].text for chunk in streamed if chunk.choices) == made["content"]
-    options = {"temperature": 0, "num_predict": 40}
+    options = {"temperature": 0, "num_predict": 40, "stop": ["\n"]}
     other = post(coder, "/api/generate", prompt=BEFORE, suffix=BEHIND, stream=False, options=options).json()
     assert other["response"] == made["content"] and other["done_reason"] == "stop"
 

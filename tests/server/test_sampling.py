@@ -22,7 +22,7 @@ def text(live: Live, **body: Any) -> str:
     [
         {"typical_p": 0.3}, {"top_n_sigma": 0.6}, {"xtc_probability": 1.0, "xtc_threshold": 0.05},
         {"dynatemp_range": 1.0}, {"mirostat": 1, "mirostat_tau": 1.5}, {"mirostat_mode": 2, "mirostat_tau": 1.5},
-        {"dry_multiplier": 5.0, "dry_allowed_length": 1}, {"samplers": "top_k", "top_k": 2},
+        {"samplers": "top_k", "top_k": 2},
         {"repetition_penalty": 3.0, "repeat_last_n": 4}, {"samplers": ["min_p"], "min_p": 0.5},
     ],
     ids=lambda body: next(iter(body)),
