@@ -14,7 +14,10 @@
 OCTAVO_BEGIN
 namespace {
 
-// Signed codes: those of the format less its zero point. Formats without one have codes up to 255, which stay unsigned.
+// Signed codes: those of the format less its zero point. Formats without one have codes up to 255, which stay unsigned. Where
+// its zero point and its largest code stand no more, many formats share their tiles (compiling them takes long).
+template <class W>
+using SignedOf = Unpacked<(W::kZero > 0), 0, W::kGroups, W::kMin>;
 template <class W>
 inline void unpack_signed(const uint8_t* w, i64 steps, uint8_t* to) {
   unpack<W>(w, steps, to);

@@ -165,7 +165,7 @@ struct Matrix {
   template <int R>
   void tile(const uint8_t* w, i64 b0, i64 b1, int v, Ahead ahead, const Rows& acts, float* out, i64 ld) {
     if (rows != R) matrix_shapes(rows = R, 8 / W::kGroups);
-    matrix_tile<UnpackedOf<W>, R>(w, b0, b1, v, ahead, acts, out, ld);
+    matrix_tile<SignedOf<W>, R>(w, b0, b1, v, ahead, acts, out, ld);
   }
 };
 #endif
