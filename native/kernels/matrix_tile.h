@@ -62,20 +62,21 @@ inline OCTAVO_INLINE void matrix_dots(const int8_t* x, i64 stride, const uint8_t
 }
 #undef OCTAVO_MATRIX_DOTS
 
-// Scales of group S of step b on its dots.
-template <class U, int S, int R>
+// Scales of group S of step b on its dots; row(r): the row of activations that stands for row r of the tile.
+template <class U, int S, class Row>
 inline OCTAVO_INLINE void matrix_scales(const Rows& rows, i64 b, const uint8_t* block, int c, const int32_t* dots,
-                                        simd::F (&f)[R]) {
+                                        simd::F (&f)[kMatrixRows], Row row) {
   using namespace simd;
+  constexpr int R = kMatrixRows;
   const F d = U::d(block, 0, c, S);
   unroll<0, R>([&](auto r) OCTAVO_INLINE {
     const F dot = to_f(loadi(dots + r.value * 16));
-    f[r.value] = fma(dot, mul(d, set1(rows.group(r.value, b).scale)), f[r.value]);
+    f[r.value] = fma(dot, mul(d, set1(rows.group(row(r.value), b).scale)), f[r.value]);
   });
   if constexpr (U::kMin) {
     const F m = U::m(block, 0, c, S);
     unroll<0, R>([&](auto r) OCTAVO_INLINE {
-      const ActGroup& acts = rows.group(r.value, b);
+      const ActGroup& acts = rows.group(row(r.value), b);
       if constexpr (U::kGroups == 1) {
         f[r.value] = fma(m, set1(acts.scaled_sum), f[r.value]);
       } else {
@@ -85,15 +86,20 @@ inline OCTAVO_INLINE void matrix_scales(const Rows& rows, i64 b, const uint8_t* 
   }
 }
 
-// R rows x 16 columns (half c of a panel) over the unpacked steps [b0, b1) at w; from b0 > 0 on f goes on from `out`. The
-// shape of the registers is set.
-template <class U, int R>
-void matrix_tile(const uint8_t* w, i64 b0, i64 b1, int c, Ahead ahead, const Rows& rows, float* out, i64 ld) {
+// n rows x 16 columns (half c of a panel) over the unpacked steps [b0, b1) at w; from b0 > 0 on f goes on from `out`. The
+// shape of the registers is set. WHOLE: n is 16; else the last row stands in for those that are not there, since a tile for each
+// n would take minutes to compile.
+template <class U, bool WHOLE>
+void matrix_tile(const uint8_t* w, i64 b0, i64 b1, int c, Ahead ahead, const Rows& rows, int n, float* out, i64 ld) {
   using namespace simd;
+  constexpr int R = kMatrixRows;
+  const auto row = [n](int r) OCTAVO_INLINE { return WHOLE || r < n ? r : n - 1; };
   constexpr bool kSigned = U::kZero > 0;
   alignas(64) int32_t even[R * 16], odd[R * 16];
+  if constexpr (!WHOLE)
+    for (int i = n * 16; i < R * 16; i++) even[i] = odd[i] = 0;
   F f[R];
-  unroll<0, R>([&](auto r) OCTAVO_INLINE { f[r.value] = b0 ? load(out + r.value * ld) : zero(); });
+  unroll<0, R>([&](auto r) OCTAVO_INLINE { f[r.value] = b0 ? load(out + row(r.value) * ld) : zero(); });
   const auto block = [&](i64 b) OCTAVO_INLINE { return w + (b - b0) * U::kBlock; };
   const auto codes = [&](i64 b, int s) OCTAVO_INLINE { return block(b) + c * 512 + s * 256; };
   const auto acts = [&](i64 b, int s) OCTAVO_INLINE { return rows.group(0, b).x + s * 16; };
@@ -107,23 +113,25 @@ void matrix_tile(const uint8_t* w, i64 b0, i64 b1, int c, Ahead ahead, const Row
     for (i64 b = b0; b < b1; b++) {
       fetch();
       matrix_dots<1, kSigned>(acts(b, 1), rows.stride, codes(b, 1), odd);
-      matrix_scales<U, 0>(rows, b, block(b), c, even, f);
+      matrix_scales<U, 0>(rows, b, block(b), c, even, f, row);
       if (b + 1 < b1) matrix_dots<0, kSigned>(acts(b + 1, 0), rows.stride, codes(b + 1, 0), even);
-      matrix_scales<U, 1>(rows, b, block(b), c, odd, f);
+      matrix_scales<U, 1>(rows, b, block(b), c, odd, f, row);
     }
   } else {
     i64 b = b0;
     for (; b + 1 < b1; b += 2) {
       fetch();
       matrix_dots<1, kSigned>(acts(b + 1, 0), rows.stride, codes(b + 1, 0), odd);
-      matrix_scales<U, 0>(rows, b, block(b), c, even, f);
+      matrix_scales<U, 0>(rows, b, block(b), c, even, f, row);
       fetch();
       if (b + 2 < b1) matrix_dots<0, kSigned>(acts(b + 2, 0), rows.stride, codes(b + 2, 0), even);
-      matrix_scales<U, 0>(rows, b + 1, block(b + 1), c, odd, f);
+      matrix_scales<U, 0>(rows, b + 1, block(b + 1), c, odd, f, row);
     }
-    if (b < b1) matrix_scales<U, 0>(rows, b, block(b), c, even, f);
+    if (b < b1) matrix_scales<U, 0>(rows, b, block(b), c, even, f, row);
   }
-  unroll<0, R>([&](auto r) OCTAVO_INLINE { store(out + r.value * ld, f[r.value]); });
+  unroll<0, R>([&](auto r) OCTAVO_INLINE {
+    if (WHOLE || r.value < n) store(out + r.value * ld, f[r.value]);
+  });
 }
 
 }  // namespace

@@ -135,9 +135,13 @@ template <class W>
 struct Direct {
   static constexpr int kRows = kTileRows, kVectors = kTileVectors;
   static const uint8_t* ready(const uint8_t* w, i64, uint8_t*) { return w; }
-  template <int R>
-  void tile(const uint8_t* w, i64 b0, i64 b1, int v, Ahead ahead, const Rows& acts, float* out, i64 ld) {
-    packed_tile<W, R, kVectors>(w, b0, b1, v, ahead, acts, out, ld);
+  template <class Fn>
+  static void each(i64 rows, const Fn& fn) {
+    row_tiles<kRows>(rows, fn);
+  }
+  template <class N>
+  void tile(N, const uint8_t* w, i64 b0, i64 b1, int v, Ahead ahead, const Rows& acts, float* out, i64 ld) {
+    packed_tile<W, N::value, kVectors>(w, b0, b1, v, ahead, acts, out, ld);
   }
 };
 template <class W>
@@ -147,9 +151,13 @@ struct Opened {
     unpack<W>(w, steps, scratch);
     return scratch;
   }
-  template <int R>
-  void tile(const uint8_t* w, i64 b0, i64 b1, int v, Ahead ahead, const Rows& acts, float* out, i64 ld) {
-    packed_tile<UnpackedOf<W>, R, kVectors>(w, b0, b1, v, ahead, acts, out, ld);
+  template <class Fn>
+  static void each(i64 rows, const Fn& fn) {
+    row_tiles<kRows>(rows, fn);
+  }
+  template <class N>
+  void tile(N, const uint8_t* w, i64 b0, i64 b1, int v, Ahead ahead, const Rows& acts, float* out, i64 ld) {
+    packed_tile<UnpackedOf<W>, N::value, kVectors>(w, b0, b1, v, ahead, acts, out, ld);
   }
 };
 #if HAS_MATRIX_TILES
@@ -162,10 +170,14 @@ struct Matrix {
     unpack_signed<W>(w, steps, scratch);
     return scratch;
   }
-  template <int R>
-  void tile(const uint8_t* w, i64 b0, i64 b1, int v, Ahead ahead, const Rows& acts, float* out, i64 ld) {
-    if (rows != R) matrix_shapes(rows = R, 8 / W::kGroups);
-    matrix_tile<SignedOf<W>, R>(w, b0, b1, v, ahead, acts, out, ld);
+  template <class Fn>
+  static void each(i64 rows, const Fn& fn) {
+    for (i64 r = 0; r < rows; r += kRows) fn(r, static_cast<int>(least(kRows, rows - r)));
+  }
+  void tile(int n, const uint8_t* w, i64 b0, i64 b1, int v, Ahead ahead, const Rows& acts, float* out, i64 ld) {
+    if (rows != n) matrix_shapes(rows = n, 8 / W::kGroups);
+    const auto tile = n == kRows ? matrix_tile<SignedOf<W>, true> : matrix_tile<SignedOf<W>, false>;
+    tile(w, b0, b1, v, ahead, acts, n, out, ld);
   }
 };
 #endif
@@ -186,9 +198,9 @@ void many_tiles(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float*
       const i64 b1 = least(steps, b0 + chunk), bytes = (b1 - b0) * kStep;
       Ahead ahead = {w + bytes, w + 2 * bytes, lines};
       const uint8_t* ready = Tiles<W>::ready(w, b1 - b0, scratch);
-      row_tiles<kRows>(rows, [&](i64 r, auto n) {
+      Tiles<W>::each(rows, [&](i64 r, auto n) {
         for (int v = 0; v < 2; v += kVectors) {
-          way.template tile<n.value>(ready, b0, b1, v, ahead, acts.from(r), out + r * ld + v * 16, ld);
+          way.tile(n, ready, b0, b1, v, ahead, acts.from(r), out + r * ld + v * 16, ld);
           ahead.from += (b1 - b0) * lines * 64;
         }
       });
