@@ -235,7 +235,7 @@ class OptionCommand(click.Command):
             haystack = " ".join((each.flag, *each.aliases, each.help, each.group)).lower()
             if (word in haystack) if word not in ("", "all") else (word == "all" or not each.rare):
                 rows.setdefault(each.group, []).append((_spelled(each, bool(word)), _explained(each)))
-        argument = " [MODEL]" if any(isinstance(each, click.Argument) for each in self.params) else ""
+        argument = "".join(f" {each.metavar}" for each in self.params if isinstance(each, click.Argument))
         lines = [f"Usage: {path}{argument} [OPTIONS]", "", *textwrap.wrap(self.help or "", 100)]
         if not rows:
             lines += ["", f"No option mentions {keyword!r}."]

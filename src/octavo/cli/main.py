@@ -24,6 +24,8 @@ class Entry(NamedTuple):
 COMMANDS = {
     "serve": Entry("octavo.cli.serve:command", "serve a model over HTTP"),
     "run": Entry("octavo.cli.run:command", "talk to a model in the terminal, or answer one prompt"),
+    "ps": Entry("octavo.cli.ps:command", "the servers that run: what they serve, where, since when, how busy"),
+    "stop": Entry("octavo.cli.stop:command", "end a server, its requests first"),
     "bench": Entry("octavo.cli.bench:command", "measure speed: a table, or latency, or throughput"),
     "profile": Entry("octavo.cli.profile:command", "where the time of a step goes, against what the machine can do"),
     "plan": Entry("octavo.cli.plan:command", "what a model would take of this machine's memory"),
