@@ -1,6 +1,5 @@
-"""Who answers `octavo run`: an engine in this process, or a server over HTTP. Both give text as it comes.
+"""Who answers `octavo run` and `complete`: an engine in this process, or a server over HTTP. Both give text as it comes.
 
-They know conversations in OpenAI's shape; they know no terminal.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ import contextlib
 import http.client
 import json
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -20,7 +19,9 @@ from octavo.errors import OctavoError
 from octavo.flow import items
 from octavo.request import ChatRequest
 from octavo.sampling_params import SamplingParams
+from octavo.text.best_of import Answers
 from octavo.text.events import Event, ReasoningDelta, TextDelta
+from octavo.text.fim import FillIn
 
 PROBE_SECONDS = 3.0  # where nobody listens that is known at once; a busy server may need a moment
 ANSWER_SECONDS = 600.0  # silence after which a server is given up; its comments count as words
@@ -76,6 +77,9 @@ class Answering(Protocol):
         """Pieces of the answer, and Thoughts. params: sampling parameters by name. Closing the iterator ends the
         answer."""
 
+    def complete(self, prompt: str, suffix: str, params: Mapping[str, Any]) -> Generator[str]:
+        """Pieces of what follows a text as it stands, or of what stands between it and a suffix."""
+
     def close(self) -> None:
         """Let go of memory and connections."""
 
@@ -100,9 +104,20 @@ class InProcess:
         self.last: Figures | None = None
 
     def answer(self, messages: Messages, params: Mapping[str, Any]) -> Generator[str]:
-        begin = time.monotonic()
         sampling = SamplingParams(**{**self._llm.defaults, "max_tokens": None, **params})
-        generation = self._runner.run(self._llm.submit_chat(ChatRequest(messages, sampling)))
+        return self._texts(self._llm.submit_chat(ChatRequest(messages, sampling)))
+
+    def complete(self, prompt: str, suffix: str, params: Mapping[str, Any]) -> Generator[str]:
+        sampling = SamplingParams(**{**self._llm.defaults, "max_tokens": None, **params})
+        if not suffix:
+            return self._texts(self._llm.submit(prompt, sampling))
+        between = FillIn(self._llm.tokenizer)
+        sampling = replace(sampling, stop_token_ids=(*sampling.stop_token_ids, *between.stop_ids))
+        return self._texts(self._llm.submit(between.ids(prompt, suffix), sampling))
+
+    def _texts(self, submitted: Coroutine[Any, Any, Answers]) -> Generator[str]:
+        begin = time.monotonic()
+        generation = self._runner.run(submitted)
         events = items(generation)
         first = 0.0
         try:
@@ -147,20 +162,28 @@ class Server:
         self.last: Figures | None = None
 
     def answer(self, messages: Messages, params: Mapping[str, Any]) -> Generator[str]:
+        return self._texts("/v1/chat/completions", {"messages": list(messages), **params})
+
+    def complete(self, prompt: str, suffix: str, params: Mapping[str, Any]) -> Generator[str]:
+        """A server's completion without max_tokens is 16 tokens long, as OpenAI's: here it goes on to its end."""
+        between = {"suffix": suffix} if suffix else {}
+        return self._texts("/v1/completions", {"prompt": prompt, "max_tokens": self.context, **between, **params})
+
+    def _texts(self, path: str, body: Mapping[str, Any]) -> Generator[str]:
         begin = time.monotonic()
-        body = {"model": self.model, "messages": list(messages), "stream": True, **params}
-        body["stream_options"] = {"include_usage": True}
+        body = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}, **body}
         connection = self._connect(ANSWER_SECONDS)
         first = 0.0
         usage: dict[str, int] = {}
         try:
-            for chunk in _chunks(self._ask(connection, "POST", "/v1/chat/completions", body)):
+            for chunk in _chunks(self._ask(connection, "POST", path, body)):
                 usage = chunk.get("usage") or usage
                 if "error" in chunk:
                     raise OctavoError(f"{self.url}: {_message(chunk)}")
                 for choice in chunk.get("choices", ()):
                     delta = choice.get("delta") or {}
-                    thought, text = delta.get("reasoning_content") or delta.get("reasoning"), delta.get("content")
+                    thought = delta.get("reasoning_content") or delta.get("reasoning")
+                    text = delta.get("content") or choice.get("text")
                     if thought or text:
                         first = first or time.monotonic() - begin
                     if thought:

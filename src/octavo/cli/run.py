@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,9 @@ def run(
     """Answer the prompt of the arguments or of the input; without any, talk."""
     if words and prompt is not None:
         raise ConfigError("two prompts: one as an argument, one as --prompt. Name one.", flag="--prompt")
-    _check_model(settings)
+    check_model(settings)
     asked = _prompt(" ".join(words) if words else prompt)
-    params = {name: settings.value(name) for name in SAMPLING if settings.value(name) is not None}
-    if max_tokens is not None:
-        params["max_tokens"] = max_tokens
+    params = sampling(settings, max_tokens)
     answering = connect(settings, url, client_environment())
     messages = [{"role": "system", "content": system}] if system else []
     try:
@@ -53,12 +51,19 @@ def run(
             Conversation(answering, messages, params, stats).talk()
         else:
             say(f"{answering.model} · {answering.where}")
-            _answer(answering, [*messages, {"role": "user", "content": asked}], params, stats)
+            pieces = answering.answer([*messages, {"role": "user", "content": asked}], params)
+            show(answering, pieces, stats)
     finally:
         answering.close()
 
 
-def _check_model(settings: Settings) -> None:
+def sampling(settings: Settings, max_tokens: int | None) -> dict[str, Any]:
+    """The parameters that the options name."""
+    params = {name: settings.value(name) for name in SAMPLING if settings.value(name) is not None}
+    return params if max_tokens is None else {**params, "max_tokens": max_tokens}
+
+
+def check_model(settings: Settings) -> None:
     """A prompt where the model belongs is told as such."""
     model = settings.engine.model
     if any(character.isspace() for character in model) and not Path(model).expanduser().exists():
@@ -118,10 +123,10 @@ def _same(model: str) -> set[str]:
     return {model, entry.name if entry else model, *({path.stem, path.name} if path.suffix == ".gguf" else ())}
 
 
-def _answer(answering: Answering, messages: list[dict[str, str]], params: Mapping[str, Any], stats: bool) -> None:
+def show(answering: Answering, pieces: Iterable[str], stats: bool) -> None:
     """One answer on standard output, as it comes; reasoning only where somebody looks at it, dimmed."""
     text, seen = "", sys.stdout.isatty()
-    for piece in apart(answering.answer(messages, params)):
+    for piece in apart(pieces):
         thought = isinstance(piece, Thought)
         if thought and not seen:
             continue
