@@ -1,5 +1,6 @@
-"""Who answers `octavo run` and `complete`: an engine in this process, or a server over HTTP. Both give text as it comes.
+"""Who answers `octavo run` and `complete`: an engine in this process, or a server. Both give text as it comes.
 
+They know conversations in OpenAI's shape; they know no terminal.
 """
 
 from __future__ import annotations

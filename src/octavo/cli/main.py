@@ -35,6 +35,7 @@ COMMANDS = {
     "show": Entry("octavo.cli.show:command", "what a model is: architecture, parameters, formats, template, licence"),
     "list": Entry("octavo.cli.listing:command", "the models on this machine"),
     "rm": Entry("octavo.cli.rm:command", "remove a model and what was made of it"),
+    "doctor": Entry("octavo.cli.doctor:command", "is this machine fit to serve: what is wrong, and what to do"),
     "env": Entry("octavo.cli.env:command", "versions, processor, memory, folders: to paste into an issue"),
 }
 ALIASES = {"chat": "run", "ls": "list"}
