@@ -9,6 +9,7 @@ TREE = [  # class, arguments, status, type, exit code
     (errors.InvalidRequest, ("no",), 400, "invalid_request_error", 2),
     (errors.ContextLengthExceeded, (8192, 9000), 400, "invalid_request_error", 2),
     (errors.Unauthorized, ("no",), 401, "authentication_error", 1),
+    (errors.Forbidden, ("no",), 403, "permission_error", 1),
     (errors.NotFound, ("no",), 404, "not_found_error", 1),
     (errors.ModelNotServed, ("gpt-9",), 404, "not_found_error", 1),
     (errors.QueueFull, ("no",), 429, "rate_limit_error", 1),

@@ -250,7 +250,13 @@ class ServerConfig:
     api_key: tuple[str, ...] = option(
         (), texts("KEY", secret=True), "key that clients must send", SERVER, env=("OCTAVO_API_KEY",)
     )
-    api_key_file: str | None = option(None, text("FILE", auto=True), "keys, one a line; read again on SIGHUP", SERVER)
+    api_key_file: str | None = option(
+        None, text("FILE", auto=True), "keys, one a line (`octavo key` makes one); read again on SIGHUP", SERVER
+    )
+    admin_api_key: tuple[str, ...] = option(
+        (), texts("KEY", secret=True), "key that alone may call administrative routes", SERVER,
+        env=("OCTAVO_ADMIN_API_KEY",), rare=True,
+    )
     allowed_origins: tuple[str, ...] = option(
         LOCALHOST, texts("ORIGIN"), "CORS origins (:* any port, * any origin)", SERVER,
         aliases=("--cors-origins",), rare=True,

@@ -5,6 +5,7 @@
     │   ├── ContextLengthExceeded   400  code context_length_exceeded
     ├── GrammarFailed               400  code grammar_failed
     ├── Unauthorized                401  authentication_error
+    ├── Forbidden                   403  permission_error
     │   └── MethodNotAllowed        405  names those that are
     ├── NotFound                    404  not_found_error
     │   └── ModelNotServed          404  code model_not_found
@@ -138,6 +139,14 @@ class Unauthorized(OctavoError):
     status = 401
     type = "authentication_error"
     code = "invalid_api_key"
+
+
+class Forbidden(OctavoError):
+    """A key that is right, for something that it may not do."""
+
+    status = 403
+    type = "permission_error"
+    code = "admin_key_needed"
 
 
 class NotFound(OctavoError):

@@ -18,6 +18,7 @@ from octavo.server.openai import files as files_module
 from octavo.server.openai.batch_run import read_lines
 from octavo.server.openai.files import FileStore
 from octavo.server.openai.multipart import parts_of
+from octavo.server.tenants import ANYONE
 from tests.server.live import Live, error_of
 
 COMPLETIONS = "/v1/completions"
@@ -108,15 +109,15 @@ def test_broken_multipart_bodies(body: bytes) -> None:
 
 def test_the_folder_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FileStore(tmp_path / "files")
-    assert store.all() == []
+    assert store.all(ANYONE) == []
     with pytest.raises(NotFound):
-        store.get("file-" + "0" * 32)
+        store.get("file-" + "0" * 32, ANYONE)
     monkeypatch.setattr(files_module, "MAX_FILES", 2)
     first = store.add(b"a", "a", "batch")
     store.add(b"b", "b", "batch")
     with pytest.raises(OctavoError, match="no room"):
         store.add(b"c", "c", "batch")
-    store.delete(first["id"])
+    store.delete(first["id"], ANYONE)
     monkeypatch.setattr(files_module, "MAX_BYTES", 10)
     with pytest.raises(OctavoError, match="no room"):
         store.add(b"x" * 10, "c", "batch")

@@ -15,6 +15,7 @@ from octavo.errors import InvalidRequest, NotFound
 from octavo.server.openai.response_body import messages_of
 from octavo.server.openai.response_items import Items
 from octavo.server.openai.response_store import Kept, ResponseStore
+from octavo.server.tenants import ANYONE
 from tests.server.live import CONTEXT, Live, error_of
 from tests.server.scripted import CALLS
 
@@ -178,12 +179,12 @@ def test_the_store_is_bounded() -> None:
     assert len(store) == 1 and store.nbytes > 9_000
     store.keep(Kept({"id": "resp_large"}, [], []))
     assert store.nbytes < 100
-    store.delete("resp_large")
+    store.delete("resp_large", ANYONE)
     assert store.nbytes == 0
     with pytest.raises(NotFound):
-        store.get("resp_large")
+        store.get("resp_large", ANYONE)
     with pytest.raises(InvalidRequest):
-        store.before("resp_large")
+        store.before("resp_large", ANYONE)
 
 
 # -- items -------------------------------------------------------------------------------------------------------------

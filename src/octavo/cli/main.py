@@ -36,6 +36,7 @@ COMMANDS = {
     "list": Entry("octavo.cli.listing:command", "the models on this machine"),
     "rm": Entry("octavo.cli.rm:command", "remove a model and what was made of it"),
     "doctor": Entry("octavo.cli.doctor:command", "is this machine fit to serve: what is wrong, and what to do"),
+    "key": Entry("octavo.cli.key:command", "make an API key, and its line for --api-key-file"),
     "env": Entry("octavo.cli.env:command", "versions, processor, memory, folders: to paste into an issue"),
 }
 ALIASES = {"chat": "run", "ls": "list"}

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo import logs
-from octavo.errors import MethodNotAllowed, NotFound, OctavoError
+from octavo.errors import Forbidden, MethodNotAllowed, NotFound, OctavoError
 from octavo.server import metrics as measured
 from octavo.server.auth import Keys, Origins
 from octavo.server.dialect import Said, dialect_of
@@ -30,6 +30,7 @@ from octavo.server.openai.response_store import ResponseStore
 from octavo.server.routes import ROUTES, canonical, entry_of, metrics
 from octavo.server.sse import ClientGone
 from octavo.server.submit import Front
+from octavo.server.tenants import Call, enter
 
 log = logs.get("server")
 
@@ -116,7 +117,10 @@ class KeyCheck:
             entry = entry_of(scope["path"])
             public = entry is not None and (entry.public or (self._public_metrics and entry.handler is metrics))
             if not public:
-                self._keys.check(dict(scope["headers"]))
+                tenant = self._keys.check(dict(scope["headers"]))
+                if entry is not None and entry.admin and not tenant.admin:
+                    raise Forbidden("This route is for the administrator's key alone.")
+                enter(Call(tenant))
         await self._app(scope, receive, send)
 
 
@@ -142,8 +146,10 @@ class Dispatch:
         await response(scope, receive, send)
 
 
-async def answer_inside(app: Starlette, front: Front, path: str, body: bytes) -> tuple[int, bytes]:
-    """A request of the server to itself: status and body of the answer. It needs no key."""
+async def answer_inside(
+    app: Starlette, front: Front, keys: Keys, owner: str, path: str, body: bytes
+) -> tuple[int, bytes]:
+    """A request of the server to itself for this tenant: status and body of the answer."""
     asked, status, parts = False, 500, []
 
     async def receive() -> Message:
@@ -163,7 +169,12 @@ async def answer_inside(app: Starlette, front: Front, path: str, body: bytes) ->
     scope: Scope = {
         "type": "http", "method": "POST", "path": path, "query_string": b"", "headers": [], "app": app,
     }  # fmt: skip
-    await Record(Dispatch(app), front)(scope, receive, send)
+
+    async def known(scope: Scope, receive: Receive, send: Send) -> None:
+        enter(Call(keys.named(owner)))
+        await Dispatch(app)(scope, receive, send)
+
+    await Record(known, front)(scope, receive, send)
     return status, b"".join(parts)
 
 
@@ -197,5 +208,6 @@ def build_app(front: Front, keys: Keys) -> Starlette:
     app.state.responses = ResponseStore()
     state = front.shelf.engine.state_path
     app.state.files = FileStore(state / "files")
-    app.state.batches = Batches(state / "batches", app.state.files, functools.partial(answer_inside, app, front))
+    answer = functools.partial(answer_inside, app, front, keys)
+    app.state.batches = Batches(state / "batches", app.state.files, answer)
     return app

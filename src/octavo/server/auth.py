@@ -5,15 +5,17 @@ Which routes are public stands in the table of routes (routes.py); it knows no d
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octavo import logs
 from octavo.errors import ConfigError, Unauthorized
+from octavo.server import key_file
+from octavo.server.tenants import ANYONE, Tenant
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,50 +24,66 @@ METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 ALLOWED_HEADERS = (
     "authorization", "content-type", "x-api-key", "api-key", "anthropic-version", "anthropic-beta", "openai-beta",
     "anthropic-dangerous-direct-browser-access", "openai-organization", "openai-project", "x-request-id", "user-agent",
-    "accept",
+    "accept", "x-request-deadline-ms",
 )  # fmt: skip
 EXPOSED = "x-request-id, x-octavo-template, x-octavo-seed, retry-after"
 PREFLIGHT_SECONDS = 600
 
 
 class Keys:
-    """The keys of --api-key and --api-key-file. Only digests are compared, and always all of them."""
+    """The keys of --api-key, --admin-api-key and --api-key-file. Only digests are compared, and always all of them."""
 
-    def __init__(self, given: Iterable[str], file: str | None) -> None:
+    def __init__(self, given: Iterable[str], file: str | None, admins: Iterable[str] = ()) -> None:
         """Raises ConfigError if the file cannot be read."""
         self._given = [key for key in given if key]
+        self._admins = [key for key in admins if key]
         self._file = None if file is None else Path(file).expanduser()
-        self._digests: list[bytes] = []
+        self._known: list[tuple[bytes, Tenant]] = []
+        self._names: dict[str, Tenant] = {}
         self.reload()
 
     @property
     def needed(self) -> bool:
         """Whether a key must be sent at all."""
-        return bool(self._given) or self._file is not None
+        return bool(self._given or self._admins) or self._file is not None
 
     def reload(self) -> None:
         """Read the file again; ConfigError keeps the keys that were known."""
-        keys = list(self._given)
-        if self._file is not None:
-            try:
-                lines = self._file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise ConfigError(f"--api-key-file {self._file}: {error}.", flag="--api-key-file") from None
-            keys += [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-        self._digests = [_digest(key.encode()) for key in keys]
+        listed = [] if self._file is None else key_file.read_file(self._file)
+        admins = [key_file.nameless(key, admin=True) for key in self._admins]
+        # Who starts a server with a key and names nobody to administrate it does so with that key.
+        alone = not admins and not any(tenant.admin for _, tenant in listed)
+        known = [*admins, *(key_file.nameless(key, admin=alone) for key in self._given), *listed]
+        self._names = {tenant.name: tenant for _, tenant in reversed(known)}
+        self._known = known
 
-    def check(self, headers: dict[bytes, bytes]) -> None:
-        """Unauthorized unless one of the headers carries a key. Takes the same time for every wrong key."""
+    def check(self, headers: dict[bytes, bytes]) -> Tenant:
+        """Whose key one of the headers carries; Unauthorized if none does. Takes the same time for every wrong key."""
         if not self.needed:
-            return
+            return ANYONE
         sent = sent_key(headers)
-        digest = _digest(sent)
-        right = False
-        for known in self._digests:
-            right |= hmac.compare_digest(digest, known)
-        if not right:
+        digest = key_file.digest(sent)
+        found: Tenant | None = None
+        for known, tenant in self._known:
+            if hmac.compare_digest(digest, known) and found is None:
+                found = tenant
+        if found is None:
             problem = "The API key is wrong" if sent else "An API key is needed"
             raise Unauthorized(f"{problem}: send the header 'Authorization: Bearer KEY'.")
+        return found
+
+    def named(self, name: str) -> Tenant:
+        """The tenant of this name. Unauthorized if its key is gone."""
+        if not name or not self.needed:
+            return replace(ANYONE, name=name, admin=not self.needed)
+        found = self._names.get(name)
+        if found is None:
+            raise Unauthorized("The key that this was begun with is not accepted any more.")
+        return found
+
+    def all(self) -> list[Tenant]:
+        """Every tenant, in the order of the options and the file."""
+        return list(self._names.values())[::-1]
 
 
 def sent_key(headers: dict[bytes, bytes]) -> bytes:
@@ -77,11 +95,7 @@ def sent_key(headers: dict[bytes, bytes]) -> bytes:
 
 def caller(scope: Scope) -> bytes:
     """Who calls, as a digest: calls with the same key are the same caller's."""
-    return _digest(sent_key(dict(scope["headers"])))
-
-
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
+    return key_file.digest(sent_key(dict(scope["headers"])))
 
 
 def reload_keys(keys: Keys) -> None:

@@ -54,14 +54,15 @@ Handler = Callable[[Request], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the table. public: served without a key. body: what a request's body is read as, for the OpenAPI
-    document. label: of metrics, never the client's own path."""
+    """A line of the table. public: served without a key. admin: with an administrator's alone. body: what a request's
+    body is read as, for the OpenAPI document. label: of metrics, never the client's own path."""
 
     path: str
     methods: tuple[str, ...]
     handler: Handler
     public: bool = False
     body: type | None = None
+    admin: bool = False
 
     @property
     def label(self) -> str:
@@ -169,19 +170,19 @@ ROUTES = (
     Entry("/api/ps", ("GET",), manage.ps),
     Entry("/api/version", ("GET",), manage.version, public=True),
     Entry("/api/show", ("POST",), manage.show, body=OllamaModelBody),
-    Entry("/api/pull", ("POST",), manage.pull, body=OllamaModelBody),
-    Entry("/api/copy", ("POST",), manage.copy, body=OllamaCopyBody),
-    Entry("/api/delete", ("DELETE",), manage.delete, body=OllamaModelBody),
+    Entry("/api/pull", ("POST",), manage.pull, body=OllamaModelBody, admin=True),
+    Entry("/api/copy", ("POST",), manage.copy, body=OllamaCopyBody, admin=True),
+    Entry("/api/delete", ("DELETE",), manage.delete, body=OllamaModelBody, admin=True),
     Entry("/completion", ("POST",), completion, body=LlamaCompletionBody),
     Entry("/infill", ("POST",), infill, body=LlamaInfillBody),
     Entry("/apply-template", ("POST",), properties.apply_template, body=LlamaTemplateBody),
     Entry("/props", ("GET",), properties.props),
-    Entry("/slots", ("GET",), properties.slots),
+    Entry("/slots", ("GET",), properties.slots, admin=True),
     Entry("/lora-adapters", ("GET",), properties.lora_adapters),
     Entry("/pooling", ("POST",), pooling, body=EmbeddingsBody),
     Entry("/classify", ("POST",), classify, body=EmbeddingsBody),
     Entry("/load", ("GET",), admin.load),
-    Entry("/reset_prefix_cache", ("POST",), admin.reset_prefix_cache),
+    Entry("/reset_prefix_cache", ("POST",), admin.reset_prefix_cache, admin=True),
     Entry("/tokenizer_info", ("GET",), admin.tokenizer_info),
     Entry("/api/v0/models", ("GET",), admin.studio_models),
     Entry("/api/v0/models/{id:path}", ("GET",), admin.studio_model),

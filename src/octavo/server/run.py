@@ -91,7 +91,8 @@ class _Life:
         self._first, self._second = asyncio.Event(), asyncio.Event()
 
     async def run(self) -> int:
-        keys = Keys(self._config.api_key, self._config.api_key_file)
+        config = self._config
+        keys = Keys(config.api_key, config.api_key_file, config.admin_api_key)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signalled, number)

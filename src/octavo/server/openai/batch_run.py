@@ -1,7 +1,8 @@
 """Batches under way: every line of an input file is a request to this server; what it answers is a line of the output.
 
 A batch's state and its lines so far stand on disk: a server that starts again goes on where the last one ended, and no
-line is answered twice. Lines run beside each other and behind interactive requests (priority 1).
+line is answered twice. Lines run beside each other and behind interactive requests (priority 1), as requests of the
+tenant that began the batch and who alone sees it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import msgspec
 from octavo import logs
 from octavo.errors import InvalidRequest, NotFound, OctavoError
 from octavo.server.limits import check_depth
-from octavo.server.openai.files import FileStore, write
+from octavo.server.openai.files import OWNER, FileStore, newest_first, shown, write
+from octavo.server.tenants import Tenant
 
 ENDPOINTS = (
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/rerank", "/v1/score",
@@ -34,7 +36,7 @@ BUSY = (429, 503)  # a line waits and asks again
 RETRY_SECONDS = 1.0
 _OPEN = ("validating", "in_progress", "finalizing", "cancelling")
 _ID = re.compile(r"batch_[0-9a-f]{32}")
-Answer = Callable[[str, bytes], Awaitable[tuple[int, bytes]]]  # path, body -> status, body
+Answer = Callable[[str, str, bytes], Awaitable[tuple[int, bytes]]]  # tenant's name, path, body -> status, body
 log = logs.get("server")
 
 
@@ -50,7 +52,7 @@ class Batches:
 
     def resume(self) -> None:
         """Go on with what a server before this one left open."""
-        for batch in self.all():
+        for batch in self._kept():
             if batch["status"] in _OPEN:
                 self._start(batch)
 
@@ -61,9 +63,11 @@ class Batches:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def create(self, input_file: str, endpoint: str, window: str, metadata: dict[str, str] | None) -> dict[str, Any]:
+    def create(
+        self, input_file: str, endpoint: str, window: str, metadata: dict[str, str] | None, tenant: Tenant
+    ) -> dict[str, Any]:
         """A new batch, begun. Raises NotFound for a file that is not there."""
-        self._files.get(input_file)
+        self._files.get(input_file, tenant)
         now = int(time.time())
         batch = {
             "id": f"batch_{secrets.token_hex(16)}",
@@ -86,19 +90,31 @@ class Batches:
             "cancelled_at": None,
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
             "metadata": metadata,
+            OWNER: tenant.name,
         }
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._save(batch)
         self._start(batch)
-        return batch
+        return shown(batch)
 
-    def all(self) -> list[dict[str, Any]]:
-        """The newest first."""
-        found = [msgspec.json.decode(each.read_bytes()) for each in self._folder.glob("batch_*.json")]
-        return sorted(found, key=lambda each: (-each["created_at"], each["id"]))
+    def all(self, tenant: Tenant) -> list[dict[str, Any]]:
+        """Those that a tenant sees, the newest first."""
+        return newest_first(self._kept(), tenant)
 
-    def get(self, id_: str) -> dict[str, Any]:
-        """Raises NotFound."""
+    def get(self, id_: str, tenant: Tenant) -> dict[str, Any]:
+        """Raises NotFound, for one that is another's too."""
+        return shown(self._found(id_, tenant))
+
+    def _kept(self) -> list[dict[str, Any]]:
+        return [msgspec.json.decode(each.read_bytes()) for each in self._folder.glob("batch_*.json")]
+
+    def _found(self, id_: str, tenant: Tenant) -> dict[str, Any]:
+        found = self._read(id_)
+        if found is None or not tenant.sees(found.get(OWNER, "")):
+            raise NotFound(f"No batch found with id '{id_[:100]}'.", param="id", code="batch_not_found")
+        return found
+
+    def _read(self, id_: str) -> dict[str, Any] | None:
         if id_ in self._live:
             return self._live[id_]
         try:
@@ -106,16 +122,16 @@ class Batches:
                 raise FileNotFoundError
             found: dict[str, Any] = msgspec.json.decode((self._folder / f"{id_}.json").read_bytes())
         except FileNotFoundError:
-            raise NotFound(f"No batch found with id '{id_[:100]}'.", param="id", code="batch_not_found") from None
+            return None
         return found
 
-    def cancel(self, id_: str) -> dict[str, Any]:
+    def cancel(self, id_: str, tenant: Tenant) -> dict[str, Any]:
         """End it: what runs is aborted, what was answered is kept. A batch that has ended stays as it is."""
-        batch = self.get(id_)
+        batch = self._found(id_, tenant)
         if id_ in self._tasks and batch["status"] != "cancelling":
             self._mark(batch, "cancelling")
             self._tasks[id_].cancel()
-        return batch
+        return shown(batch)
 
     def _save(self, batch: dict[str, Any]) -> None:
         write(self._folder / f"{batch['id']}.json", msgspec.json.encode(batch))
@@ -184,10 +200,11 @@ class Batches:
 
     async def _line(self, batch: dict[str, Any], line: dict[str, Any]) -> None:
         body = msgspec.json.encode({"priority": PRIORITY, **line["body"], "stream": False})
-        status, answer = await self._answer(line["url"], body)
+        owner = batch.get(OWNER, "")
+        status, answer = await self._answer(owner, line["url"], body)
         while status in BUSY:
             await asyncio.sleep(RETRY_SECONDS)
-            status, answer = await self._answer(line["url"], body)
+            status, answer = await self._answer(owner, line["url"], body)
         token = secrets.token_hex(12)
         told = {
             "id": f"batch_req_{token}",
@@ -224,7 +241,8 @@ class Batches:
         for name, right in (("output", True), ("error", False)):
             path = self._part(batch, right)
             if path.exists():
-                made = self._files.add(path.read_bytes(), f"{batch['id']}_{name}.jsonl", "batch_output")
+                filename, owner = f"{batch['id']}_{name}.jsonl", batch.get(OWNER, "")
+                made = self._files.add(path.read_bytes(), filename, "batch_output", owner)
                 batch[f"{name}_file_id"] = made["id"]
         self._mark(batch, status)
         for right in (True, False):

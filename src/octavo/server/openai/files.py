@@ -1,7 +1,7 @@
 """/v1/files: files for batches and what they give, kept in a folder of the state directory, bounded in number and size.
 
-A file is two: its bytes, and a JSON object that the API shows. Both are written under another name first, so that a
-death leaves none half.
+A file is two: its bytes, and a JSON object that the API shows, with the name of the tenant whose it is, who alone sees
+it. Both are written under another name first, so that a death leaves none half.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from octavo.errors import InvalidRequest, NotFound, OctavoError, Unavailable
 from octavo.server.limits import read_body
 from octavo.server.openai.multipart import parts_of
 from octavo.server.submit import Front
+from octavo.server.tenants import ANYONE, Tenant, current
 
 MAX_FILE = 64 << 20  # bytes of one upload
 MAX_FILES, MAX_BYTES = 4096, 4 << 30  # of all
 MAX_LISTED = 10_000
 PURPOSES = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
+OWNER = "owner"  # key of a kept object; "": made before there were keys
 _ID = re.compile(r"file-[0-9a-f]{32}")
 
 
@@ -36,10 +38,10 @@ class FileStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def add(self, data: bytes, filename: str, purpose: str) -> dict[str, Any]:
+    def add(self, data: bytes, filename: str, purpose: str, owner: str = "") -> dict[str, Any]:
         """A new file; its object. Raises OctavoError (413) when there is no room."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        known = self.all()
+        known = self.all(ANYONE)
         if len(known) >= MAX_FILES or sum(each["bytes"] for each in known) + len(data) > MAX_BYTES:
             raise OctavoError("There is no room for more files; delete some.", status=413, type="invalid_request_error")
         made = {
@@ -52,21 +54,23 @@ class FileStore:
             "status": "processed",
         }
         write(self.path(str(made["id"])), data)
-        write(self._folder / f"{made['id']}.json", msgspec.json.encode(made))
+        write(self._folder / f"{made['id']}.json", msgspec.json.encode({**made, OWNER: owner}))
         return made
 
-    def all(self) -> list[dict[str, Any]]:
-        """Their objects, the newest first."""
-        found = [msgspec.json.decode(each.read_bytes()) for each in self._folder.glob("file-*.json")]
-        return sorted(found, key=lambda each: (-each["created_at"], each["id"]))
+    def all(self, tenant: Tenant) -> list[dict[str, Any]]:
+        """Objects of those that a tenant sees, the newest first."""
+        every = [msgspec.json.decode(each.read_bytes()) for each in self._folder.glob("file-*.json")]
+        return newest_first(every, tenant)
 
-    def get(self, id_: str) -> dict[str, Any]:
-        """Raises NotFound."""
+    def get(self, id_: str, tenant: Tenant) -> dict[str, Any]:
+        """Raises NotFound, for one that is another's too."""
         try:
             found: dict[str, Any] = msgspec.json.decode(self.path(id_).with_suffix(".json").read_bytes())
         except FileNotFoundError:
             raise _missing(id_) from None
-        return found
+        if not tenant.sees(found.get(OWNER, "")):
+            raise _missing(id_)
+        return shown(found)
 
     def path(self, id_: str) -> Path:
         """Where its bytes are. Raises NotFound for what is no id."""
@@ -74,11 +78,22 @@ class FileStore:
             raise _missing(id_)
         return self._folder / id_
 
-    def delete(self, id_: str) -> None:
+    def delete(self, id_: str, tenant: Tenant) -> None:
         """Raises NotFound."""
-        self.get(id_)
+        self.get(id_, tenant)
         self.path(id_).with_suffix(".json").unlink(missing_ok=True)
         self.path(id_).unlink(missing_ok=True)
+
+
+def shown(kept: dict[str, Any]) -> dict[str, Any]:
+    """What the API shows of a kept object."""
+    return {name: value for name, value in kept.items() if name != OWNER}
+
+
+def newest_first(every: list[dict[str, Any]], tenant: Tenant) -> list[dict[str, Any]]:
+    """Those kept objects that a tenant sees, as the API shows them."""
+    found = [shown(each) for each in every if tenant.sees(each.get(OWNER, ""))]
+    return sorted(found, key=lambda each: (-each["created_at"], each["id"]))
 
 
 def write(path: Path, data: bytes) -> None:
@@ -114,12 +129,12 @@ async def files(request: Request) -> Response:
     wanted = purpose.data.decode("utf-8", "replace") if purpose is not None else ""
     if wanted not in PURPOSES:
         raise InvalidRequest(f"purpose must be one of {', '.join(PURPOSES)}.", param="purpose")
-    return _json(await asyncio.to_thread(store.add, file.data, file.filename, wanted))
+    return _json(await asyncio.to_thread(store.add, file.data, file.filename, wanted, current().tenant.name))
 
 
 async def _listed(request: Request, store: FileStore) -> Response:
     query = request.query_params
-    found = await asyncio.to_thread(store.all)
+    found = await asyncio.to_thread(store.all, current().tenant)
     if purpose := query.get("purpose"):
         found = [each for each in found if each["purpose"] == purpose]
     if query.get("order") == "asc":
@@ -151,14 +166,14 @@ async def file(request: Request) -> Response:
     store: FileStore = request.app.state.files
     id_: str = request.path_params["id"]
     if request.method == "DELETE":
-        await asyncio.to_thread(store.delete, id_)
+        await asyncio.to_thread(store.delete, id_, current().tenant)
         return _json({"id": id_, "object": "file", "deleted": True})
-    return _json(await asyncio.to_thread(store.get, id_))
+    return _json(await asyncio.to_thread(store.get, id_, current().tenant))
 
 
 async def file_content(request: Request) -> Response:
     """The bytes of a file."""
     store: FileStore = request.app.state.files
     id_: str = request.path_params["id"]
-    await asyncio.to_thread(store.get, id_)
+    await asyncio.to_thread(store.get, id_, current().tenant)
     return FileResponse(store.path(id_), media_type="application/octet-stream")

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from octavo.errors import InvalidRequest, NotFound
+from octavo.server.tenants import Tenant
 
 MAX_RESPONSES = 4096
 MAX_BYTES = 64 << 20  # of what they hold, as JSON
@@ -21,12 +22,14 @@ MAX_BYTES = 64 << 20  # of what they hold, as JSON
 @dataclass
 class Kept:
     """response: its body as it stands. items: what this request brought. conversation: all items up to its answer,
-    those of earlier responses included. running: the task of one that is made in the background."""
+    those of earlier responses included. running: the task of one that is made in the background. owner: the name of the
+    tenant who alone sees it."""
 
     response: dict[str, Any]
     items: list[dict[str, Any]]
     conversation: list[dict[str, Any]]
     running: asyncio.Task[None] | None = None
+    owner: str = ""
     nbytes: int = field(default=0)
 
 
@@ -52,26 +55,26 @@ class ResponseStore:
         while len(self._kept) > self._most or (self.nbytes > self._nbytes and len(self._kept) > 1):
             self._drop(next(iter(self._kept)))
 
-    def get(self, id_: str) -> Kept:
+    def get(self, id_: str, tenant: Tenant) -> Kept:
         """Raises NotFound."""
         kept = self._kept.get(id_)
-        if kept is None:
+        if kept is None or not tenant.sees(kept.owner):
             raise NotFound(f"Response with id '{id_[:100]}' not found.", code="response_not_found")
         return kept
 
-    def before(self, id_: str) -> Kept:
+    def before(self, id_: str, tenant: Tenant) -> Kept:
         """The response that another one goes on from. Raises InvalidRequest."""
         kept = self._kept.get(id_)
-        if kept is None:
+        if kept is None or not tenant.sees(kept.owner):
             raise InvalidRequest(
                 f"Previous response with id '{id_[:100]}' not found.", param="previous_response_id",
                 code="previous_response_not_found",
             )  # fmt: skip
         return kept
 
-    def delete(self, id_: str) -> None:
+    def delete(self, id_: str, tenant: Tenant) -> None:
         """Raises NotFound. One that is being made is ended."""
-        kept = self.get(id_)
+        kept = self.get(id_, tenant)
         if kept.running is not None:
             kept.running.cancel()
         self._drop(id_)

@@ -27,6 +27,7 @@ from octavo.server.openai.response_items import Items, encode
 from octavo.server.openai.response_store import Kept, ResponseStore
 from octavo.server.sse import EventStream, while_connected
 from octavo.server.submit import Answering, Front
+from octavo.server.tenants import current
 from octavo.server.translated import Translated
 from octavo.text.events import Event
 
@@ -62,15 +63,15 @@ async def response(request: Request) -> Response:
     _, store = _of(request)
     id_: str = request.path_params["id"]
     if request.method == "DELETE":
-        store.delete(id_)
+        store.delete(id_, current().tenant)
         return _json({"id": id_, "object": "response", "deleted": True})
-    return _json(store.get(id_).response)
+    return _json(store.get(id_, current().tenant).response)
 
 
 async def cancel_response(request: Request) -> Response:
     """End a response that is made in the background."""
     _, store = _of(request)
-    kept = store.get(request.path_params["id"])
+    kept = store.get(request.path_params["id"], current().tenant)
     if not kept.response["background"]:
         raise InvalidRequest("Only responses with background: true can be cancelled.", param="id")
     if kept.running is not None:
@@ -82,7 +83,7 @@ async def cancel_response(request: Request) -> Response:
 async def input_items(request: Request) -> Response:
     """The items that a response was asked with, the newest first unless `order=asc`."""
     _, store = _of(request)
-    found = store.get(request.path_params["id"]).items
+    found = store.get(request.path_params["id"], current().tenant).items
     query = request.query_params
     limit = query.get("limit", "20")
     if not limit.isdecimal() or not 1 <= int(limit) <= MAX_LISTED:
@@ -143,7 +144,8 @@ class _Made:
         self._store = store
         self._body = body
         self._given = [_with_id(item) for item in items_of(body)]
-        before = store.before(body.previous_response_id) if body.previous_response_id else None
+        self._tenant = current().tenant
+        before = store.before(body.previous_response_id, self._tenant) if body.previous_response_id else None
         known = before.conversation if before else []
         self._conversation = [*known, *(self._referred(item, known) for item in self._given)]
         params = response_body.sampling(front.llm, body)
@@ -223,7 +225,8 @@ class _Made:
         return str(self._response["id"])
 
     def _kept(self, running: asyncio.Task[None] | None = None) -> Kept:
-        return Kept(self._response, self._given, [*self._conversation, *self.items.items], running)
+        conversation = [*self._conversation, *self.items.items]
+        return Kept(self._response, self._given, conversation, running, self._tenant.name)
 
     def _head(self) -> dict[str, Any]:
         body, params = self._body, self._params

@@ -1,0 +1,54 @@
+"""Whose a call is: the tenant behind its key, what that one is owed, and when the answer must be over.
+
+The key check (app.py) says it once for a call; whatever the call does, in tasks of its own too, can ask. It knows
+neither keys nor counters.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """What a key stands for. admin: may call administrative routes and sees what belongs to others. weight: share of
+    the engine against other keys when requests wait. concurrent, tokens_per_minute, tokens_per_day: limits, None where
+    there is none. deadline_ms: of requests that bring none. shares_cache: finds the prefixes of others that share."""
+
+    name: str
+    admin: bool = False
+    weight: float = 1.0
+    concurrent: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    deadline_ms: float | None = None
+    shares_cache: bool = False
+
+    def sees(self, owner: str) -> bool:
+        """Whether a thing that this tenant made is shown."""
+        return self.admin or self.name == owner
+
+
+ANYONE = Tenant("", admin=True)  # of a server without keys
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP call, or a line of a batch."""
+
+    tenant: Tenant
+
+
+NOBODY = Call(ANYONE)
+_CALL: ContextVar[Call] = ContextVar("call", default=NOBODY)
+
+
+def current() -> Call:
+    """The call that this code runs for."""
+    return _CALL.get()
+
+
+def enter(call: Call) -> None:
+    """From now on the running task, and those that it makes, work for this call."""
+    _CALL.set(call)

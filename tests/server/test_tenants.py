@@ -1,0 +1,143 @@
+"""Keys of a file on a live server: who may do what, whose things are whose, keys that change while it runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from octavo.server.key_file import key_line
+from octavo.server.routes import ROUTES
+from tests.server.live import Live, error_of, events
+
+ADMIN = {
+    ("GET", "/slots"), ("POST", "/reset_prefix_cache"), ("POST", "/api/pull"), ("POST", "/api/copy"),
+    ("DELETE", "/api/delete"),
+}  # fmt: skip
+LINES = [
+    key_line("alice", "sk-alice", []),
+    key_line("bob", "sk-bob", []),
+    key_line("ops", "sk-ops", ["admin"]),
+]
+
+
+class Keyed(Live):
+    """A server with a file of keys."""
+
+    def __init__(self, folder: Path, lines: list[str], *flags: str) -> None:
+        self.keys = folder / "keys"
+        self.keys.write_text("\n".join(lines) + "\n")
+        super().__init__(folder, "--api-key-file", str(self.keys), *flags)
+
+    def ask(self, key: str, method: str, path: str, **more: Any) -> httpx.Response:
+        headers = {"x-api-key": f"sk-{key}", **more.pop("headers", {})}
+        return httpx.request(method, self.url + path, headers=headers, timeout=60, **more)
+
+    def reload(self, lines: list[str], said: str) -> None:
+        """Write other keys, and wait until the server has read them."""
+        self.keys.write_text("\n".join(lines) + "\n")
+        before = self.log.count(said)
+        self.process.send_signal(signal.SIGHUP)
+        end = time.monotonic() + 10
+        while self.log.count(said) == before:
+            assert time.monotonic() < end, self.log
+            time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    made = Keyed(tmp_path_factory.mktemp("tenants"), LINES)
+    yield made
+    assert made.stop() == 0
+
+
+def client(server: Live, name: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=server.url + "/v1", api_key=f"sk-{name}", max_retries=0)
+
+
+def test_the_administrative_routes_are_these() -> None:
+    assert {(entry.methods[0], entry.path) for entry in ROUTES if entry.admin} == ADMIN
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(ADMIN))
+def test_administrative_routes(server: Keyed, method: str, path: str) -> None:
+    """Refused in the dialect of the path, before anything is read."""
+    refused = server.ask("alice", method, path, json={"model": "none"})
+    assert refused.status_code == 403 and "administrator" in error_of(refused)["message"]
+    assert server.ask("ops", method, path, json={"model": "none"}).status_code != 403
+
+
+def test_files_and_batches_are_their_makers(server: Keyed) -> None:
+    asked = {"prompt": "One two", "max_tokens": 4}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": asked}
+    with client(server, "alice") as alice, client(server, "bob") as bob, client(server, "ops") as ops:
+        file = alice.files.create(file=("a.jsonl", json.dumps(line).encode()), purpose="batch").id
+        with pytest.raises(openai.NotFoundError):
+            bob.batches.create(input_file_id=file, endpoint="/v1/completions", completion_window="24h")
+        batch = alice.batches.create(input_file_id=file, endpoint="/v1/completions", completion_window="24h")
+        assert "owner" not in batch.model_dump()
+        end = time.monotonic() + 30
+        while batch.status != "completed":
+            assert time.monotonic() < end and batch.status != "failed"
+            time.sleep(0.05)
+            batch = alice.batches.retrieve(batch.id)
+        output = str(batch.output_file_id)
+        for ask in (bob.batches.retrieve, bob.batches.cancel):
+            with pytest.raises(openai.NotFoundError):
+                ask(batch.id)
+        for id_ in (file, output):
+            for look in (bob.files.retrieve, bob.files.content, bob.files.delete):
+                with pytest.raises(openai.NotFoundError):
+                    look(id_)
+            assert "owner" not in alice.files.retrieve(id_).model_dump()
+        assert not list(bob.files.list()) and not list(bob.batches.list())
+        for who in (alice, ops):
+            assert {each.id for each in who.files.list()} == {file, output}
+            assert [each.id for each in who.batches.list()] == [batch.id]
+        assert json.loads(alice.files.content(output).text)["response"]["status_code"] == 200
+        assert ops.files.delete(file).deleted and alice.files.delete(output).deleted
+
+
+def test_kept_responses_are_their_makers(server: Keyed) -> None:
+    with client(server, "alice") as alice, client(server, "bob") as bob:
+        asked: dict[str, Any] = {"model": "default", "input": "Hi", "max_output_tokens": 4}
+        made = alice.responses.create(**asked)
+        for look in (
+            bob.responses.retrieve,
+            bob.responses.delete,
+            bob.responses.cancel,
+            bob.responses.input_items.list,
+        ):
+            with pytest.raises(openai.NotFoundError):
+                look(made.id)
+        with pytest.raises(openai.BadRequestError) as told:
+            bob.responses.create(**asked, previous_response_id=made.id)
+        assert told.value.code == "previous_response_not_found"
+        assert alice.responses.create(**asked, previous_response_id=made.id).previous_response_id == made.id
+        alice.responses.delete(made.id)
+
+
+def test_keys_change_and_no_stream_ends(server: Keyed) -> None:
+    """A stream of a key that is taken away goes on to its end; a broken file changes nothing and says why."""
+    body = {"prompt": "Once", "max_tokens": 300, "ignore_eos": True, "stream": True}
+    headers = {"x-api-key": "sk-alice"}
+    with httpx.stream("POST", f"{server.url}/v1/completions", json=body, headers=headers, timeout=60) as answer:
+        pieces = answer.iter_text()
+        text = next(pieces)
+        server.reload([*LINES, "carol nothing"], "the old ones stay")
+        assert "line 4: after the name carol comes sha256:" in server.log
+        assert server.ask("alice", "GET", "/v1/models").status_code == 200
+        server.reload([*LINES[1:], key_line("carol", "sk-carol", [])], "keys reloaded")
+        assert server.ask("alice", "GET", "/v1/models").status_code == 401
+        assert server.ask("carol", "GET", "/v1/models").status_code == 200
+        text += "".join(pieces)
+    *told, done = events(text)
+    assert done == "[DONE]" and told[-1]["choices"][0]["finish_reason"] == "length"
+    server.reload(LINES, "keys reloaded")
