@@ -246,6 +246,7 @@ struct Variant {
 //        "tile.clamped_swiglu" 0 alpha f 1 limit f: the same with gate at most and up within limit: gate * sigmoid(alpha * gate) *
 //                         (up + 1)
 //        "tile.gelu_mul"  the same with gelu, in its form with tanh; "tile.gelu" of a tile alone, "tile.gelu_erf" exact
+//        "tile.sigmoid_mul" 0 gate ptr f32 1 ld: each row times the sigmoid of its gate
 //        "tile.scale"     0 factor f           "tile.softcap" 0 cap f: cap * tanh(x / cap)
 //        "tile.head_norm" 0 weight ptr f32 [size] 1 eps f 2 size: rms_norm of every `size` columns; "tile.rms_norm" is the same
 //                         and "tile.layer_norm" 0 weight ptr 1 bias ptr 2 eps f 3 size: in "rows", where size is the row

@@ -106,10 +106,21 @@ static void softcap(const i64* args, const Run&, Tile& tile) {
   });
 }
 
+// 0 gate ptr f32 1 ld: one number of each row
+static void sigmoid_mul(const i64* args, const Run&, Tile& tile) {
+  const float* gate = reinterpret_cast<const float*>(args[0]) + tile.row0 * args[1];
+  const F one = set1(1.0f);
+  for (i64 r = 0; r < tile.rows; r++) {
+    float* x = tile.data + r * tile.ld;
+    const F weight = div(one, add(one, exp(set1(-gate[r * args[1]]))));
+    for (i64 c = 0; c < tile.cols; c += 16) store_n(x + c, mul(load_n(x + c, tile.cols - c), weight), tile.cols - c);
+  }
+}
+
 }  // namespace
 
 OCTAVO_ENTRIES(activation, {"tile.silu_mul", OCTAVO_FN(gated<Silu>)}, {"tile.gelu_mul", OCTAVO_FN(gated<GeluTanh>)},
-               {"tile.clamped_swiglu", OCTAVO_FN(clamped_swiglu)},
+               {"tile.clamped_swiglu", OCTAVO_FN(clamped_swiglu)}, {"tile.sigmoid_mul", OCTAVO_FN(sigmoid_mul)},
                {"tile.gelu", OCTAVO_FN(gelu)}, {"tile.gelu_erf", OCTAVO_FN(gelu_erf)},
                {"tile.scale", OCTAVO_FN(scale)}, {"tile.softcap", OCTAVO_FN(softcap)})
 OCTAVO_END

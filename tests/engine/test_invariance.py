@@ -56,6 +56,15 @@ def moe_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def shared_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen2-MoE with random weights: an expert that every row takes beside 9 others, in Q8_0."""
+    from tests.models import families
+
+    path = tmp_path_factory.mktemp("shared") / "shared.gguf"
+    return families.gguf_file(path, families.CASES["qwen2_moe"], quantization="q8_0")
+
+
+@pytest.fixture(scope="module")
 def oss_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """gpt-oss with random weights: sinks, windows, experts in MXFP4."""
     from tests.models import families
@@ -95,7 +104,7 @@ WORLDS = [
     *((isa, "bf16", "tiny") for isa in VARIANTS),
     *((BEST, kv_dtype, "tiny") for kv_dtype in ("float32", "fp16", "int8")),
     *((BEST, kv_dtype, "hybrid") for kv_dtype in ("bf16", "float32", "fp16", "int8")),
-    (BEST, "bf16", "moe"), (BEST, "int8", "oss"),
+    (BEST, "bf16", "moe"), (BEST, "bf16", "shared"), (BEST, "int8", "oss"),
     *((BEST, kv_dtype, f"formats-{i}") for i, kv_dtype in enumerate(("bf16", "int8", "fp16"))),
     (BEST, "bf16", "floats"),
     *((BEST, "bf16", f"rounded-{to}") for to in ("int8", "q4")),  # while they are loaded

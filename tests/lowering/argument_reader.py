@@ -75,6 +75,7 @@ INLINED: dict[str, list[Any]] = {
     "tile.kv_write": [object, Imm, Imm],
     "tile.store": [ArenaArg, Imm],
     "tile.add": [ArenaArg, Imm, ArenaArg, Imm],
+    "tile.sigmoid_mul": [ArenaArg, Imm],
     "tile.silu_mul": [],
     "tile.gelu_mul": [],
     "tile.gelu": [],

@@ -65,6 +65,8 @@ def _experts(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
     writer.add_expert_count(config.get("num_local_experts", config.get("num_experts")))
     writer.add_expert_used_count(config["num_experts_per_tok"])
     writer.add_expert_feed_forward_length(config.get("moe_intermediate_size", config["intermediate_size"]))
+    if "shared_expert_intermediate_size" in config:
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
 
 
 def _gpt_oss(writer: gguf.GGUFWriter, config: Mapping[str, Any]) -> None:
@@ -141,6 +143,15 @@ CASES: dict[str, Case] = {
         "num_experts": 17, "num_experts_per_tok": 3, "moe_intermediate_size": 40, "norm_topk_prob": False,
         "num_hidden_layers": 5, "mlp_only_layers": [3], "decoder_sparse_step": 2, "use_sliding_window": True,
         "sliding_window": 21, "attention_bias": True,
+    }),
+    "qwen2_moe": Case("qwen2_moe", {
+        "num_experts": 9, "num_experts_per_tok": 4, "moe_intermediate_size": 64, "num_attention_heads": 7,
+        "num_key_value_heads": 1, "head_dim": 32, "shared_expert_intermediate_size": 160,
+    }, "QWEN2MOE", _experts),
+    "qwen2_moe, some layers, window, weights of the chosen": Case("qwen2_moe", {
+        "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40, "norm_topk_prob": True,
+        "shared_expert_intermediate_size": 76, "num_hidden_layers": 5, "mlp_only_layers": [3], "qkv_bias": False,
+        "use_sliding_window": True, "sliding_window": 21, "max_window_layers": 3,
     }),
     "olmoe": Case("olmoe", {
         "num_experts": 7, "num_experts_per_tok": 3, "num_attention_heads": 6, "num_key_value_heads": 2,
@@ -244,9 +255,9 @@ def _add(writer: gguf.GGUFWriter, name: str, values: Any, quantization: str | Ma
     part = name.split(".")[-2]
     if not isinstance(quantization, str):
         quantization = quantization.get(part, quantization[""])
-    floats = quantization == "f32" or values.shape[-1] % 32 or name.endswith(".bias") or part == "ffn_gate_inp"
+    floats = quantization == "f32" or values.shape[-1] % 32 or name.endswith(".bias") or part.startswith("ffn_gate_inp")
     if values.ndim < 2 or floats:
-        writer.add_tensor(name, values)
+        writer.add_tensor(name, values[0] if len(values) == 1 and values.ndim > 1 else values)
         return
     raw = encoded.encode(quantization, np.ascontiguousarray(values).reshape(-1, values.shape[-1]))
     kind = gguf.GGMLQuantizationType[quantization.upper()]

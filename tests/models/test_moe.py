@@ -29,7 +29,7 @@ from tests.models import families
 from tests.models.test_families import loaded
 from tests.models.test_logits import BOUND, logits_of, theirs
 
-MIXTRAL, GPT_OSS = families.CASES["mixtral"], families.CASES["gpt_oss"]
+MIXTRAL, GPT_OSS, SHARED = (families.CASES[name] for name in ("mixtral", "gpt_oss", "qwen2_moe"))
 PROMPTS = [
     np.random.default_rng(seed).integers(0, tiny.VOCAB_SIZE, count).tolist() for seed, count in enumerate((7, 90))
 ]
@@ -185,14 +185,37 @@ def test_mixtral_of_2023_has_a_tensor_for_each_expert(mixtral_gguf: Path, tmp_pa
     natively(old, tmp_path)
 
 
-@pytest.mark.parametrize("quantization", ["int8", "q4"])
-def test_experts_are_rounded_and_the_router_is_not(quantization: str, tmp_path: Path) -> None:
-    path = families.folder(tmp_path / "model", MIXTRAL)
+@pytest.mark.parametrize(("quantization", "case"), [("int8", MIXTRAL), ("q4", MIXTRAL), ("int8", SHARED)])
+def test_experts_are_rounded_and_what_weighs_them_is_not(
+    quantization: str, case: families.Case, tmp_path: Path
+) -> None:
+    path = families.folder(tmp_path / "model", case)
     natively(path, tmp_path, quantization=quantization)
     subject = verify.load(path, EngineConfig(quantization=quantization, cache_dir=str(tmp_path)), PROMPTS[0])
     formats = {name: weight.format for name, weight in subject.plan.layouts.lowered.weights.items()}
-    assert {formats[name] for name in formats if ".experts." in name} == {"int8" if quantization == "int8" else "q4_1"}
-    assert {formats[name] for name in formats if name.endswith(".gate.weight")} == {"f32"}
+    experts = {formats[name] for name in formats if ".experts." in name or ".shared_expert." in name}
+    assert experts == {"int8" if quantization == "int8" else "q4_1"}
+    assert {formats[name] for name in formats if name.endswith((".gate.weight", "_gate.weight"))} == {"f32"}
+
+
+def test_a_shared_expert_takes_the_quantized_rows_of_the_others(tmp_path: Path) -> None:
+    """Router and gate stay one product on floats beside it; no weight is widened to floats."""
+    path = families.gguf_file(tmp_path / "model.gguf", SHARED, quantization="q8_0")
+    subject = verify.load(path, EngineConfig(cache_dir=str(tmp_path)), PROMPTS[0])
+    lowered = subject.plan.layouts.lowered
+    layouts = {weight.layout for name, weight in lowered.weights.items() if ".shared_expert." in name}
+    assert layouts == {"q8_0.p32.k4.1"}
+    nodes = [node for node in lowered.programs["body"].nodes if node.region == "layer 1"]
+    read = [[value.rpartition(".mlp.")[2] for value in node.origin.weights if ".mlp." in value] for node in nodes]
+    stems = ["shared_expert_gate.weight", "gate.weight"]
+    assert stems in read
+
+
+@pytest.mark.parametrize("key", ["moe_intermediate_size", "shared_expert_intermediate_size"])
+def test_sizes_of_experts_are_the_tensors(key: str, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(families.folder(tmp_path / "model", SHARED))
+    with pytest.raises(CheckpointError, match="has the shape .* the configuration asks for"):
+        bound(replace(checkpoint, config={**checkpoint.config, key: 32}))
 
 
 def with_tensors(checkpoint: Checkpoint, **changed: Any) -> Checkpoint:

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from octavo.kernels.reference.activation import clamped_swiglu, gelu, gelu_mul, scale, silu_mul, softcap
+from octavo.kernels.reference.activation import clamped_swiglu, gelu, gelu_mul, scale, sigmoid_mul, silu_mul, softcap
 from octavo.kernels.reference.attention import attention
 from octavo.kernels.reference.embedding import embedding, gather_rows
 from octavo.kernels.reference.linear import linear
 from octavo.kernels.reference.norm import head_norm, layer_norm, rms_norm
 from octavo.kernels.reference.quantize import quantize
 from octavo.kernels.reference.rope import rope
-from octavo.ops.activation import CLAMPED_SWIGLU, GELU, GELU_MUL, SCALE, SILU_MUL, SOFTCAP
+from octavo.ops.activation import CLAMPED_SWIGLU, GELU, GELU_MUL, SCALE, SIGMOID_MUL, SILU_MUL, SOFTCAP
 from octavo.ops.attention import ATTENTION
 from octavo.ops.embedding import EMBEDDING, GATHER_ROWS
 from octavo.ops.linear import LINEAR
@@ -109,6 +109,15 @@ def test_silu_mul(seed: int, rows: int, n: int, scale: float) -> None:
     g = gate.astype(np.float64)
     exact = g * np.exp(-np.logaddexp(0, -g)) * up
     within(silu_mul(torch.from_numpy(gate), torch.from_numpy(up)), exact, SILU_MUL.bound({}, gate, up))
+
+
+@given(SEEDS, ROWS, st.sampled_from([1, 33, 128]), st.sampled_from([1.0, 40.0]))
+def test_sigmoid_mul(seed: int, rows: int, n: int, scale: float) -> None:
+    random = np.random.default_rng(seed)
+    x, gate = normal(random, rows, n), normal(random, rows, 1, scale=scale)
+    exact = x * np.exp(-np.logaddexp(0, -gate.astype(np.float64)))
+    found = sigmoid_mul(torch.from_numpy(x), torch.from_numpy(gate))
+    within(found, exact, SIGMOID_MUL.bound({}, x, gate))
 
 
 @given(SEEDS, ROWS, st.sampled_from([1, 33, 128]), st.sampled_from([1e-3, 1.0, 40.0]))

@@ -177,6 +177,22 @@ def test_what_is_not_finite_stays_so_or_meets_its_limit(isa: str) -> None:
 
 @variants
 @few
+@given(seed=SEEDS, rows=ROWS, n=st.sampled_from([1, 31, 32, 33, 97]), scale=SCALES)
+def test_sigmoid_mul(isa: str, seed: int, rows: int, n: int, scale: float) -> None:
+    """Gates stand further apart than one number."""
+    at = world(isa)
+    at.forget()
+    x, gates = normal(seed, rows, n), normal(seed + 1, rows, 3, scale=scale)
+    op = one("tile.sigmoid_mul", at.put(gates), immediate(3))
+    gate = np.ascontiguousarray(gates[:, :1])
+    found = tiles(at, x, op)
+    bound = activations.SIGMOID_MUL.bound({}, x, gate)
+    assert_within(found, activation.sigmoid_mul(*tensors(x, gate)), bound)
+    np.testing.assert_array_equal(whole_rows(at, x, op).view(np.uint32), found.view(np.uint32))
+
+
+@variants
+@few
 @given(seed=SEEDS, rows=ROWS, n=st.sampled_from([32, 64, 96]), scale=SCALES)
 def test_gelu_mul(isa: str, seed: int, rows: int, n: int, scale: float) -> None:
     gate, up = normal(seed, rows, n, scale=scale), normal(seed + 1, rows, n)

@@ -25,6 +25,8 @@ FAMILIES = {
     "olmo2": "octavo.models.olmo2:from_config",
     "starcoder2": "octavo.models.starcoder2:from_config",
     "mixtral": "octavo.models.mixtral:from_config",  # in GGUF llama with experts
+    "qwen2_moe": "octavo.models.qwen2_moe:from_config",
+    "qwen2moe": "octavo.models.qwen2_moe:from_config",
     "qwen3_moe": "octavo.models.qwen3_moe:from_config",
     "qwen3moe": "octavo.models.qwen3_moe:from_config",
     "granitemoe": "octavo.models.granite:from_config",

@@ -44,7 +44,7 @@ REALS = {
 }
 
 # architecture with experts -> model_type; llama with experts is what Mixtral is
-MIXTURES = {"llama": "mixtral", **{name: name for name in ("qwen3moe", "gpt-oss", "granitemoe", "olmoe")}}
+MIXTURES = {"llama": "mixtral", **{name: name for name in ("qwen2moe", "qwen3moe", "gpt-oss", "granitemoe", "olmoe")}}
 
 # general.file_type -> what people call the mixture (llama.h, llama_ftype)
 FILE_TYPES = {
@@ -142,11 +142,13 @@ def _experts(keys: Keys) -> dict[str, Any]:
             f"{keys.file.path}: {keys.architecture} with experts is not built (key {keys.architecture}.expert_count); "
             f"architectures that are built with them: {', '.join(MIXTURES)}"
         )
+    inner = keys.count("feed_forward_length")
     return {
         "model_type": MIXTURES[keys.architecture],
         "num_experts": experts,
         "num_experts_per_tok": keys.count("expert_used_count"),
-        "moe_intermediate_size": keys.count("expert_feed_forward_length", keys.count("feed_forward_length")),
+        "moe_intermediate_size": keys.count("expert_feed_forward_length", inner),
+        "shared_expert_intermediate_size": keys.count("expert_shared_feed_forward_length", inner),
     }
 
 

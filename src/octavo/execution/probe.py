@@ -24,6 +24,7 @@ Item = Arg | tape.Word
 CHANGES_TILE = (
     "tile.bias", "tile.scale", "tile.softcap", "tile.gelu", "tile.gelu_erf", "tile.head_norm", "tile.rope",
     "tile.silu_mul", "tile.gelu_mul", "tile.clamped_swiglu", "tile.rms_norm", "tile.layer_norm",
+    "tile.sigmoid_mul",
 )  # fmt: skip
 ATTENTION_EPILOGUE = 11  # index of the number of epilogue ops in the arguments of `attention`
 ROWS_OPS = 4  # the same of `rows`

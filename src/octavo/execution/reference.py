@@ -26,7 +26,7 @@ KERNELS = {
     "embedding": "embedding", "gather_rows": "embedding", "linear": "linear", "rope": "rope", "quantize": "quantize",
     "rms_norm": "norm", "head_norm": "norm", "layer_norm": "norm", "silu_mul": "activation", "gelu_mul": "activation",
     "gelu": "activation", "gelu_erf": "activation", "softcap": "activation", "add": "activation", "bias": "activation",
-    "scale": "activation", "clamped_swiglu": "activation", "moe": "moe",
+    "scale": "activation", "sigmoid_mul": "activation", "clamped_swiglu": "activation", "moe": "moe",
 }  # fmt: skip
 
 Observer = Callable[[Node, Any], None]

@@ -168,6 +168,10 @@ def _add(node: Node, scope: Scope) -> list[Arg]:
     return [*scope.floats(node.operands[1]), *scope.floats(node.output)]
 
 
+def _sigmoid_mul(node: Node, scope: Scope) -> list[Arg]:
+    return [*scope.floats(node.operands[1])]
+
+
 def _nothing(node: Node, scope: Scope) -> list[Arg]:
     return []
 
@@ -183,7 +187,8 @@ def _quantize(node: Node, scope: Scope) -> list[Arg]:
 STEPS: dict[str, Callable[[Node, Scope], list[Arg]]] = {
     "bias": _bias, "rope": _rope, "kv_write": _kv_write, "add": _add, "quantize": _quantize, "silu_mul": _nothing,
     "gelu_mul": _nothing, "clamped_swiglu": _clamps, "gelu": _nothing, "gelu_erf": _nothing, "scale": _factor,
-    "softcap": _cap, "head_norm": _tile_norm, "rms_norm": _tile_norm, "layer_norm": _tile_norm,
+    "softcap": _cap, "sigmoid_mul": _sigmoid_mul, "head_norm": _tile_norm, "rms_norm": _tile_norm,
+    "layer_norm": _tile_norm,
 }  # fmt: skip
 
 

@@ -45,11 +45,11 @@ def weight_use(programs: Iterable[Program]) -> WeightUse:
 
 
 def routing_weights(programs: Iterable[Program]) -> set[str]:
-    """Weights of the linears that route rows to experts."""
+    """Weights of the linears that route rows to experts, or weigh an expert that all rows take."""
     found: set[str] = set()
     for program in programs:
         for node in program.nodes:
-            made = node.operands[1].producer if node.op.name == "moe" else None
+            made = node.operands[1].producer if node.op.name in ("moe", "sigmoid_mul") else None
             while made is not None:
                 found.update(value.name for value in made.operands if value.kind == "weight")
                 made = made.operands[0].producer if made.op.name != "linear" else None

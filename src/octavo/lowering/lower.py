@@ -101,14 +101,15 @@ def _node(number: int, name: str, phase: Phase, places: _Places, weights: Mappin
 
 
 def _origin(name: str, phase: Phase, places: _Places) -> Program:
-    """The nodes of a phase as a Program of their own: inputs are what it reads, outputs what others read."""
+    """The nodes of a phase as a Program of their own: inputs are what it reads, outputs what it leaves in memory."""
     nodes = phase.nodes
     made = dict.fromkeys(value for node in nodes for value in node.outputs)  # in order: reports name the first
     read = {value: None for node in nodes for value in node.operands if value not in made}
+    left = {value for value in made if value in places.stored or value in places.names or value.dtype == "state"}
     return Program(
         f"{name}: {phase.kernel}",
         inputs={value.name: value for value in read if value.kind in ("input", "node")},
-        outputs={value.name: value for value in made if value in places.stored or value.dtype in ("state", "acts")},
+        outputs={value.name: value for value in made if value in left},
         nodes=nodes,
         weights={value.name: value for value in read if value.kind == "weight"},
         table_values={value.name: value for value in read if value.kind == "table"},
@@ -157,7 +158,8 @@ class _Places:
         """Values that the phase reads from the arena."""
         found = [] if phase.source is None else [phase.source]
         found += phase.anchor.operands[: READS.get(phase.anchor.op.name, 0)]
-        return found + [node.operands[1] for group in phase.groups for node in group.steps if node.op.name == "add"]
+        steps = (node for group in phase.groups for node in group.steps if node.op.name in ("add", "sigmoid_mul"))
+        return found + [node.operands[1] for node in steps]
 
     def _place(self, name: str, phase: Phase) -> None:
         """Buffers for the values of a phase that others read, and for quantized rows."""

@@ -2,7 +2,8 @@
 
 Groups are 32 columns of a row, by model and format, never by batch. Linears on float weights keep float rows, and so do
 those that share their input with one: phases merge them (q, k and v; gate and up), and a phase has one kind of rows.
-A mixture of experts is told apart from the linear that routes it: its rows are quantized where they are made.
+A mixture of experts is told apart from the linear that routes it: its rows are quantized where they are made, and a
+shared expert beside it takes the same.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def quantize_activations(program: Program, formats: Mapping[str, str]) -> Progra
     for node in program.nodes:
         operands, attrs = [seen[value] for value in node.operands], node.attrs
         with copy.within(node.region):
-            if node.op.name == "linear" and (node.operands[0], node.region) not in floats:
+            own = node.operands[0] in to_experts and _multiplies_quantized(node, formats)
+            if node.op.name == "linear" and (own or (node.operands[0], node.region) not in floats):
                 operands[0] = of(operands[0], node.region)
             elif node.op.name == "moe":
                 if node.operands[0] in to_experts:
@@ -55,6 +57,10 @@ def quantize_activations(program: Program, formats: Mapping[str, str]) -> Progra
     for name, value in program.outputs.items():
         copy.output(name, seen[value])
     return copy
+
+
+def _multiplies_quantized(node: Node, formats: Mapping[str, str]) -> bool:
+    return node.op.name == "linear" and quantizes(formats[node.operands[1].name])
 
 
 STAGES = ((2, 3), (4,))  # of moe: operands whose weights share their rows

@@ -21,7 +21,8 @@ IN_PROLOGUE = ("gather_rows", "rms_norm", "layer_norm", "quantize")  # in this o
 JOINS = ("silu_mul", "gelu_mul", "clamped_swiglu")  # make one group of two
 IN_ROWS = ("rms_norm", "layer_norm")  # need a whole row: in a phase of rows
 IN_EPILOGUE = (
-    "bias", "scale", "softcap", "gelu", "gelu_erf", "head_norm", "rope", "kv_write", "add", "quantize", *IN_ROWS
+    "bias", "scale", "softcap", "gelu", "gelu_erf", "head_norm", "rope", "kv_write", "sigmoid_mul", "add", "quantize",
+    *IN_ROWS,
 )  # fmt: skip
 ENDS = ("kv_write", "quantize")  # leave the tile as it was
 ROWS = "rows"  # the kernel of a phase without an anchor

@@ -96,7 +96,8 @@ def _misshapen(info: TensorInfo, wanted: tuple[int, ...]) -> CheckpointError:
 def _source(checkpoint: Checkpoint, names: WeightNames, name: str, tensor: str, shape: tuple[int, ...]) -> WeightSource:
     info, part = checkpoint.tensors[tensor], names.part_of(name)
     whole = shape if part is None else (part.rows, *shape[1:])
-    if tuple(info.shape) != whole:
+    flat = checkpoint.kind == "gguf" and whole[0] == 1 and tuple(info.shape) == whole[1:]  # files drop a dimension of 1
+    if tuple(info.shape) != whole and not flat:
         raise _misshapen(info, whole)
     format_named(info.format).row_bytes(shape[-1])
     rows = None if part is None else np.asarray(part.ids) if part.ids else part.first + np.arange(shape[0])

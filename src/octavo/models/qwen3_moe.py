@@ -39,7 +39,7 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
     normed = settings.flag("norm_topk_prob", config["model_type"] == "qwen3moe")
     rotary, biased = settings.rotary(sizes.heads.dim, positions), settings.flag("attention_bias", False)
     window = settings.integer("sliding_window", 0, least=0) if settings.flag("use_sliding_window", False) else 0
-    mixed = _mixed_layers(settings, sizes.layers)
+    mixed = mixed_layers(settings, sizes.layers)
 
     def block(i: int) -> Block:
         name = f"model.layers.{i}"
@@ -66,7 +66,7 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
     )
 
 
-def _mixed_layers(settings: Settings, layers: int) -> set[int]:
+def mixed_layers(settings: Settings, layers: int) -> set[int]:
     """Every decoder_sparse_step-th layer, but for those of mlp_only_layers."""
     every, plain = settings.integer("decoder_sparse_step", 1), settings.config.get("mlp_only_layers") or []
     if not isinstance(plain, list) or not all(type(i) is int for i in plain):

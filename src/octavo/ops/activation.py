@@ -1,11 +1,26 @@
-"""silu_mul, gelu_mul, clamped_swiglu (gate, up), gelu, gelu_erf, softcap; add (residual), bias, scale: functions of one
-element."""
+"""silu_mul, gelu_mul, clamped_swiglu (gate, up), gelu, gelu_erf, softcap; sigmoid_mul (a gate of the row); add
+(residual), bias, scale: functions of one element."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from octavo.ops.op import EPS, TINY, Array, Attrs, Contract, Floats64, Locality, Op, bit_equal, gamma, same_rows
+from octavo.ops.op import (
+    EPS,
+    TINY,
+    Array,
+    Attrs,
+    Contract,
+    Floats64,
+    Locality,
+    Op,
+    Results,
+    bit_equal,
+    gamma,
+    same_rows,
+)
 from octavo.program.graph import Node, Value
 from octavo.program.symbols import Sum
 
@@ -67,6 +82,20 @@ def _softcap_bound(attrs: Attrs, x: Array) -> Floats64:
     return np.full(x.shape, 2 * gamma(16) * abs(attrs["cap"]))
 
 
+def _sigmoid_mul_results(operands: Sequence[Value], attrs: Attrs) -> Results:
+    x, gate = operands
+    if gate.width != 1 or gate.shape[0] != x.shape[0]:
+        raise ValueError(f"{gate!r} is not a gate of each row of {x!r}")
+    return same_rows(operands, attrs)
+
+
+def _sigmoid_mul_bound(attrs: Attrs, x: Array, gate: Array) -> Floats64:
+    """That of silu_mul with one product less."""
+    values, g = np.abs(x.astype(np.float64)), gate.astype(np.float64)
+    bound: Floats64 = 2 * gamma(8) * np.exp(-np.logaddexp(0.0, -g)) * values + 2 * TINY * np.maximum(1.0, values)
+    return bound
+
+
 def _operations(node: Node) -> Sum:
     return Sum((node.operands[0].shape[0] * (6 * node.operands[0].width),))
 
@@ -78,6 +107,9 @@ CLAMPED_SWIGLU = Op("clamped_swiglu", "row", Locality.ELEMENT, POLYNOMIAL, same_
 GELU = Op("gelu", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _gelu_bound, _operations)
 GELU_ERF = Op("gelu_erf", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _gelu_erf_bound, _operations)
 SOFTCAP = Op("softcap", "row", Locality.ELEMENT, POLYNOMIAL, same_rows, _softcap_bound, _operations)
+SIGMOID_MUL = Op(
+    "sigmoid_mul", "row", Locality.ELEMENT, POLYNOMIAL, _sigmoid_mul_results, _sigmoid_mul_bound, _operations
+)
 ADD = Op("add", "row", Locality.ELEMENT, Contract("float32", "none", exact=True), same_rows, bit_equal)
 BIAS = Op("bias", "row", Locality.ELEMENT, Contract("float32", "none", exact=True), same_rows, bit_equal)
 SCALE = Op("scale", "row", Locality.ELEMENT, Contract("float32", "none", exact=True), same_rows, bit_equal)
@@ -111,6 +143,11 @@ def gelu_erf(x: Value) -> Value:
 def softcap(x: Value, cap: float) -> Value:
     """x [M, N] -> cap * tanh(x / cap)."""
     return SOFTCAP(x, cap=cap)
+
+
+def sigmoid_mul(x: Value, gate: Value) -> Value:
+    """x [M, N], gate [M, 1] -> x * sigmoid(gate)."""
+    return SIGMOID_MUL(x, gate)
 
 
 def add(x: Value, residual: Value) -> Value:

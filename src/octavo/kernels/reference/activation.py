@@ -1,4 +1,4 @@
-"""silu_mul, gelu_mul, clamped_swiglu, gelu, gelu_erf, softcap, add, bias and scale in torch."""
+"""silu_mul, gelu_mul, clamped_swiglu, gelu, gelu_erf, softcap, sigmoid_mul, add, bias and scale in torch."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def clamped_swiglu(gate: Tensor, up: Tensor, *, alpha: float, limit: float) -> T
 def softcap(x: Tensor, *, cap: float) -> Tensor:
     """x [M, N] -> cap * tanh(x / cap)."""
     return cap * torch.tanh(x / cap)
+
+
+def sigmoid_mul(x: Tensor, gate: Tensor) -> Tensor:
+    """x [M, N], gate [M, 1] -> x * sigmoid(gate)."""
+    return x * torch.sigmoid(gate)
 
 
 def add(x: Tensor, residual: Tensor) -> Tensor:
