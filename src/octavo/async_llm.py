@@ -23,6 +23,7 @@ from octavo.request import (
     CompletionOutput,
     Request,
     RequestOutput,
+    Terms,
 )
 from octavo.sampling_params import SamplingParams, pack_bad_words
 from octavo.text.best_of import Answers, BestOf
@@ -35,6 +36,7 @@ from octavo.vectors import Vectors
 
 INLINE_CHARACTERS = LONG_TEXT  # a longer text is tokenized in a thread: 2 MB/s would hold the event loop for 4 ms
 INLINE_MESSAGES = 16  # rendering takes about 10 us a message
+NO_TERMS = Terms()
 PromptIds = Sequence[int]
 Prompt = str | PromptIds | ReadyPrompt  # the last of prepare(): with it comes how the answer is to be read
 
@@ -104,8 +106,7 @@ class AsyncLLM:
         *,
         request_id: str | None = None,
         add_special_tokens: bool = True,
-        salt: str = "",
-        priority: int = 0,
+        terms: Terms = NO_TERMS,
         seed_bits: int = 64,
     ) -> Answers:
         """A Generation of a text or of ids. Raises InvalidRequest or ContextLengthExceeded before anything runs.
@@ -121,7 +122,7 @@ class AsyncLLM:
         if best_of is not None:
             every = replace(params, n=best_of, best_of=None, logprobs=params.logprobs or 0)
         request, facts = await self.request_of(
-            prompt, every, request_id=request_id, add_special_tokens=add_special_tokens, salt=salt, priority=priority,
+            prompt, every, request_id=request_id, add_special_tokens=add_special_tokens, terms=terms,
             seed_bits=seed_bits,
         )  # fmt: skip
         generation = Generation(self.client, self.tokenizer, request, facts, parsing)
@@ -134,8 +135,7 @@ class AsyncLLM:
         *,
         request_id: str | None = None,
         add_special_tokens: bool = True,
-        salt: str = "",
-        priority: int = 0,
+        terms: Terms = NO_TERMS,
         seed_bits: int = 64,
     ) -> tuple[Request, PromptFacts]:
         """What the engine would be told of a text or of ids. Raises InvalidRequest or ContextLengthExceeded."""
@@ -155,7 +155,7 @@ class AsyncLLM:
         breakers = self.breakers.bits(params.dry_sequence_breakers) if params.dry_multiplier > 0 else b""
         request = Request(
             request_id or f"req-{secrets.token_hex(12)}", facts.token_ids, params, seed, bad_word_ids=words,
-            breaker_bits=breakers, salt=salt, priority=priority,
+            breaker_bits=breakers, **vars(terms),
         )  # fmt: skip
         return request, facts
 

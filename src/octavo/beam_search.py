@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from octavo.async_llm import AsyncLLM, Prompt, PromptIds, gather
-from octavo.errors import InvalidRequest
+from octavo.errors import DeadlineExceeded, InvalidRequest
 from octavo.generation import Generation, new_output
 from octavo.request import FinishReason, Request, Usage
 from octavo.sampling_params import MAX_TOP_LOGPROBS, SamplingParams
@@ -116,7 +116,12 @@ class BeamSearch:
         width, penalty, most = self._params.beam_width, self._params.length_penalty, self._params.max_tokens
         running, ended = [Beam()], []
         for length in range(1, most + 1):
-            grown = [beam for each in await self._step(running) for beam in each]
+            try:
+                grown = [beam for each in await self._step(running) for beam in each]
+            except DeadlineExceeded:
+                if length == 1:
+                    raise
+                break  # with what there is
             grown.sort(key=lambda beam: -beam.logprob)  # all of one length; sort() keeps the order of equal ones
             ended += [beam for beam in grown[:width] if beam.ended]
             running = [beam for beam in grown if not beam.ended][:width]
@@ -136,7 +141,7 @@ class BeamSearch:
         calls = []
         for beam in beams:
             ids: PromptIds = (*self.prompt.token_ids, *beam.ids)
-            asked = await self._llm.request_of(ids, params, salt=self.request.salt, priority=self.request.priority)
+            asked = await self._llm.request_of(ids, params, terms=self.request.terms)
             calls.append(Generation(self._llm.client, self._llm.tokenizer, *asked, patient=True))
         made = []
         for beam, output in zip(beams, await asyncio.gather(*(gather(call) for call in calls)), strict=True):

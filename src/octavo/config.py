@@ -257,6 +257,10 @@ class ServerConfig:
         (), texts("KEY", secret=True), "key that alone may call administrative routes", SERVER,
         env=("OCTAVO_ADMIN_API_KEY",), rare=True,
     )
+    share_prefix_cache: bool = option(
+        False, switch(), "keys find each other's cached prefixes (and can tell by time what others asked)", SERVER,
+        rare=True,
+    )
     allowed_origins: tuple[str, ...] = option(
         LOCALHOST, texts("ORIGIN"), "CORS origins (:* any port, * any origin)", SERVER,
         aliases=("--cors-origins",), rare=True,

@@ -10,6 +10,7 @@
     ├── NotFound                    404  not_found_error
     │   └── ModelNotServed          404  code model_not_found
     ├── QueueFull                   429  rate_limit_error       retry_after seconds
+    ├── DeadlineExceeded            504  timeout_error          code deadline_exceeded
     ├── Unavailable                 503  service_unavailable    retry_after seconds
     ├── EngineDied                  503  server_error           500 when the answer had begun
     ├── EngineKiller                500  code engine_killer
@@ -176,6 +177,14 @@ class QueueFull(OctavoError):
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message, retry_after=retry_after)
+
+
+class DeadlineExceeded(OctavoError):
+    """The time that a request was given is over, and there is nothing yet that it could be answered with."""
+
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
 
 
 class Unavailable(OctavoError):

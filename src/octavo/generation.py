@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from octavo.engine.client import EngineClient
 from octavo.engine.messages import ChoiceOutput
-from octavo.errors import GrammarFailed, OctavoError
+from octavo.errors import DeadlineExceeded, GrammarFailed, OctavoError
 from octavo.execution.step import TokenLogprobs
 from octavo.request import FinishReason, Logprob, Request, Usage
 from octavo.text.events import Event, Finished, LogprobEntry, PromptFacts
@@ -128,8 +128,10 @@ class Generation:
         events = target.push(ids[:shown], None if logprobs is None else logprobs[:shown])
         if hidden:
             target.hide(ids[-1], None if logprobs is None else logprobs[-1])
-        asked_for = output.stop_id in self._asked_stop_ids
-        return events + target.finish(FinishReason(output.finish), output.stop_id if asked_for else None)
+        why: int | str | None = output.stop_id if output.stop_id in self._asked_stop_ids else None
+        if output.kind == DeadlineExceeded.__name__:
+            why = "deadline"
+        return events + target.finish(FinishReason(output.finish), why)
 
 
 def new_output(tokenizer: Tokenizer, request: Request, choice: int, parsing: Parsing | None = None) -> Output:

@@ -62,6 +62,18 @@ class ChatRequest:
 
 
 @dataclass(frozen=True)
+class Terms:
+    """On what terms a request runs. salt: parts the caches of tenants. tenant: whose share of the engine it counts
+    against, of this weight. priority: lower runs first, as in vLLM. deadline: time.monotonic() when it must be over."""
+
+    salt: str = ""
+    tenant: str = ""
+    weight: float = 1.0
+    priority: int = 0
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
 class Resume:
     """What a new engine needs to go on with a choice: the ids that the front has already seen, and Mirostat's mu after
     them. done: nothing more of it is wanted."""
@@ -76,8 +88,9 @@ class Resume:
 class Request:
     """What the engine runs: one prompt, params.n choices.
 
-    seed: 64-bit key of the sampler, made in the front when the user gave none. salt: parts the caches of tenants.
-    resume: one entry per choice that had emitted ids, or was over, when an engine died.
+    seed: 64-bit key of the sampler, made in the front when the user gave none. terms: flat, as the engine reads them at
+    every step; it leaves the deadline to the front. resume: one entry per choice that had emitted ids, or was over,
+    when an engine died.
     """
 
     request_id: str
@@ -88,9 +101,15 @@ class Request:
     breaker_bits: bytes = b""  # params.dry_sequence_breakers as a mask of ids, bit id % 8 of byte id / 8
     salt: str = ""
     tenant: str = ""
-    priority: int = 0  # lower runs first, as in vLLM
+    weight: float = 1.0
+    priority: int = 0
+    deadline: float | None = None
     resume: tuple[Resume, ...] = ()
     second: int | None = None  # position at which the second text of a pair begins; for encoders
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(self.salt, self.tenant, self.weight, self.priority, self.deadline)
 
 
 @dataclass(frozen=True, slots=True)

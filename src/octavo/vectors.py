@@ -6,6 +6,7 @@ Tokenize, ask the engine, normalize, cut, compare. It knows no HTTP and no kerne
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -19,7 +20,7 @@ from octavo.checkpoints.pooling import Pooling
 from octavo.checkpoints.sentence_modules import Dense, read_dense
 from octavo.engine.client import EngineClient
 from octavo.errors import ContextLengthExceeded, InvalidRequest, OctavoError
-from octavo.request import Request
+from octavo.request import Request, Terms
 from octavo.sampling_params import SamplingParams
 from octavo.tokenizer.tokenizer import LONG_TEXT, Tokenizer
 
@@ -62,6 +63,7 @@ class Vectors:
         self._client = client
         self._tokenizer = tokenizer
         self.pooling = pooling
+        self._terms = Terms()
         self._dense: list[Dense] = []
         for folder in pooling.dense:
             self._dense.append(read_dense(folder, self.width))
@@ -70,6 +72,12 @@ class Vectors:
     def width(self) -> int:
         """Numbers of a vector."""
         return len(self._dense[-1].weight) if self._dense else self._client.info.vector
+
+    def under(self, terms: Terms) -> Vectors:
+        """The same on other terms."""
+        made = copy.copy(self)
+        made._terms = terms
+        return made
 
     async def embed(
         self, texts: Sequence[Text], *, dimensions: int | None = None, normalize: bool | None = None,
@@ -158,8 +166,9 @@ class Vectors:
     async def _vector(self, ids: tuple[int, ...], second: int | None = None) -> Floats:
         """What the engine gives for ids."""
         request = Request(
-            f"vec-{secrets.token_hex(12)}", ids, SamplingParams(temperature=0, max_tokens=1), 0, second=second
-        )
+            f"vec-{secrets.token_hex(12)}", ids, SamplingParams(temperature=0, max_tokens=1), 0, second=second,
+            **vars(self._terms),
+        )  # fmt: skip
         async for outputs in self._client.submit(request, patient=True):  # others of the call may have been answered
             for output in outputs:
                 if output.error or output.vector is None:

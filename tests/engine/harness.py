@@ -81,12 +81,13 @@ class Harness:
     # Operations
 
     def submit(self, prompt: tuple[int, ...], *, seed: int | None = None, priority: int = 0, salt: str = "",
-               tenant: str = "", poison: bool = False, resume: tuple = (), **params: object) -> str | None:  # fmt: skip
-        """Submit a request; its id, or None if the queue was full."""
+               tenant: tuple[str, float] = ("", 1.0), poison: bool = False, resume: tuple = (), **params: object
+               ) -> str | None:  # fmt: skip
+        """Submit a request; its id, or None if the queue was full. tenant: with its weight."""
         self._number += 1
         seed = self._number if seed is None else seed
-        request = Request(f"r{self._number}", prompt, SamplingParams(**params), seed, salt=salt, tenant=tenant,
-                          priority=priority, resume=resume)  # fmt: skip
+        request = Request(f"r{self._number}", prompt, SamplingParams(**params), seed, salt=salt, tenant=tenant[0],
+                          weight=tenant[1], priority=priority, resume=resume)  # fmt: skip
         if poison:
             self.runner.poison.add(seed)
         limit = self.core.roster.max_model_len
@@ -259,3 +260,5 @@ class Harness:
         assert roster.cache.pool.owned == 0
         assert not roster.requests and not roster.running and not roster.resumable and not roster.forks
         assert len(roster.queue) == 0 and len(roster.free_slots) == roster.max_running
+        queue = roster.queue
+        assert not queue._shares and not queue._lines and not queue._waiting and not queue._weights

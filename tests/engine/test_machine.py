@@ -26,7 +26,8 @@ from octavo.engine.prefix_cache import PrefixCache
 from octavo.engine.queue import RequestQueue
 from octavo.engine.roster import SchedulerConfig
 from octavo.errors import ConfigError, InvalidRequest, QueueFull
-from octavo.request import Resume
+from octavo.request import Request, Resume
+from octavo.sampling_params import SamplingParams
 from tests.engine.harness import EOS, Harness
 from tests.engine.scripted_runner import alone, make_facts
 
@@ -81,7 +82,8 @@ class EngineMachine(RuleBasedStateMachine):
         )  # fmt: skip
 
     @rule(target=requests, prompt=PROMPTS, params=PARAMS, priority=st.sampled_from((0, 0, 1, -1)),
-          keys=st.sampled_from((("", ""), ("", "x"), ("salt", "y"))), poison=st.integers(0, 19))  # fmt: skip
+          keys=st.sampled_from((("", ("", 1.0)), ("", ("x", 3.0)), ("salt", ("y", 0.5)))),
+          poison=st.integers(0, 19))  # fmt: skip
     def submit(self, prompt, params, priority, keys, poison):
         prompt = prompt[: self.world.core.roster.max_model_len - 1]
         made = self.world.submit(prompt, priority=priority, salt=keys[0], tenant=keys[1], poison=poison == 0, **params)
@@ -249,7 +251,7 @@ def test_run_ahead_stops_for_whoever_could_come_in():
 
 def test_priorities_and_fair_shares():
     clock = [0.0]
-    world = Harness(make_facts(max_seqs=1, max_rows=64), tenant_weights={"b": 2.0})
+    world = Harness(make_facts(max_seqs=1, max_rows=64))
     world.core.roster.clock = lambda: clock[0]
     served: list[str] = []
     names = {}
@@ -257,8 +259,9 @@ def test_priorities_and_fair_shares():
     world.step()
     for i in range(4):
         for tenant in ("a", "b"):
-            names[world.submit(BASES[1][i : i + 10], max_tokens=10, tenant=tenant, ignore_eos=True)] = tenant
-    names[world.submit(BASES[1][:10], max_tokens=10, priority=-1, tenant="a", ignore_eos=True)] = "urgent"
+            whose = (tenant, 2.0 if tenant == "b" else 1.0)
+            names[world.submit(BASES[1][i : i + 10], max_tokens=10, tenant=whose, ignore_eos=True)] = tenant
+    names[world.submit(BASES[1][:10], max_tokens=10, priority=-1, tenant=("a", 1.0), ignore_eos=True)] = "urgent"
     while world.core.has_work:
         served += [names[o.request] for o in world.step() if o.finish]
     assert served[:2] == ["first", "urgent"]
@@ -299,7 +302,7 @@ def test_queue_is_bounded():
     assert world.submit(BASES[0][:50], max_tokens=1)
     world.drain()
     with pytest.raises(QueueFull, match="max-num-queued-reqs 0"):
-        RequestQueue(0).check_room(0)
+        RequestQueue(0).check_room(0, Request("r", (1,), SamplingParams(), 0))
 
 
 def test_requests_that_cannot_run_are_refused():

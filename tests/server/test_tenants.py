@@ -141,3 +141,74 @@ def test_keys_change_and_no_stream_ends(server: Keyed) -> None:
     *told, done = events(text)
     assert done == "[DONE]" and told[-1]["choices"][0]["finish_reason"] == "length"
     server.reload(LINES, "keys reloaded")
+
+
+# -- prefixes ----------------------------------------------------------------------------------------------------------
+
+
+def cached(server: Keyed, key: str, salt: str | None = None) -> int:
+    body = {"prompt": [(11 * i) % 1000 + 100 for i in range(70)], "max_tokens": 1, "cache_salt": salt}
+    usage = server.ask(key, "POST", "/v1/completions", json=body).json()["usage"]
+    return int(usage["prompt_tokens_details"]["cached_tokens"])
+
+
+def test_prefixes_are_their_keys(server: Keyed) -> None:
+    """Nobody learns from a hit what another key has asked, whatever salt it makes up."""
+    assert [cached(server, "alice") for _ in range(2)] == [0, 64]
+    for salt in (None, "alice", "alice\x00", "\x00alice\x00"):
+        assert cached(server, "bob", salt) == 0
+    assert cached(server, "bob") == 64
+    assert [cached(server, "alice", "own") for _ in range(2)] == [0, 64]  # salts part what is one's own
+
+
+def test_prefixes_may_be_shared(tmp_path: Path) -> None:
+    names = ("alice", "bob", "carol")
+    lines = [key_line(name, f"sk-{name}", ["share-prefix-cache"] if name != "carol" else []) for name in names]
+    server = Keyed(tmp_path, lines)
+    try:
+        assert [cached(server, name) for name in names] == [0, 64, 0]
+        assert [cached(server, "bob", "carol\x00"), cached(server, "carol"), cached(server, "bob", "x")] == [0, 64, 0]
+    finally:
+        assert server.stop() == 0
+    server = Keyed(tmp_path, LINES, "--share-prefix-cache")
+    try:
+        assert [cached(server, name) for name in ("alice", "bob")] == [0, 64]
+    finally:
+        assert server.stop() == 0
+
+
+# -- deadlines ---------------------------------------------------------------------------------------------------------
+
+LONG: dict[str, Any] = {"max_tokens": 900, "n": 8, "ignore_eos": True}
+HURRY = {"x-request-deadline-ms": "700"}
+
+
+def test_a_deadline_cuts_an_answer(server: Keyed) -> None:
+    """In every dialect the answer ends as one that is too long does."""
+    made = server.ask("alice", "POST", "/v1/completions", json={"prompt": "Once", **LONG}, headers=HURRY).json()
+    assert {choice["finish_reason"] for choice in made["choices"]} == {"length"}
+    assert {choice["stop_reason"] for choice in made["choices"]} == {"deadline"}
+    assert 8 <= made["usage"]["completion_tokens"] < 8 * 900
+    body = {"prompt": "Once", **LONG, "stream": True}
+    streamed = events(server.ask("alice", "POST", "/v1/completions", json=body, headers=HURRY).text)
+    ends = [choice for event in streamed[:-1] for choice in event["choices"] if choice["finish_reason"]]
+    assert streamed[-1] == "[DONE]" and len(ends) == 8 and {end["finish_reason"] for end in ends} == {"length"}
+
+
+def test_a_deadline_that_nobody_can_keep(server: Keyed) -> None:
+    """Each dialect tells it in its own shape; nothing of it is left in the engine."""
+    messages = [{"role": "user", "content": "word " * 900}]
+    for path, more in (
+        ("/v1/chat/completions", {}), ("/v1/messages", {"max_tokens": 5}), ("/api/chat", {}), ("/completion", {})
+    ):  # fmt: skip
+        body = {"model": "default", "messages": messages, "prompt": "word " * 900, **more}
+        late = server.ask("bob", "POST", path, json=body, headers={"x-request-deadline-ms": "1"})
+        assert late.status_code == 504 and "deadline passed" in error_of(late)["message"], (path, late.text)
+    assert server.ask("ops", "GET", "/load").json() == {"server_load": 0}
+
+
+@pytest.mark.parametrize("given", ["0", "-5", "soon", "1.5", "86400001", "9" * 30])
+def test_what_is_no_deadline(server: Keyed, given: str) -> None:
+    headers = {"x-request-deadline-ms": given}
+    wrong = server.ask("bob", "POST", "/v1/completions", json={"prompt": "a"}, headers=headers)
+    assert wrong.status_code == 400 and error_of(wrong)["param"] == "x-request-deadline-ms"

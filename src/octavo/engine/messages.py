@@ -17,7 +17,7 @@ from octavo.request import FinishReason, Request
 from octavo.stats import StepStats
 
 T = TypeVar("T")
-VERSION = 4
+VERSION = 5
 MAX_FRAME = 32 << 20  # bytes: 2^20 allowed ids and a prompt of 10^6 ids take about 10 MiB
 
 
@@ -30,8 +30,8 @@ class PromptOutput(msgspec.Struct, frozen=True):
 
 class ChoiceOutput(msgspec.Struct, array_like=True):
     """New ids of one choice. index: position of the first of them in the choice's emitted ids. stop_id: the id that
-    ended it. error: why finish is ERROR, kind: the class of that error in octavo.errors. mu: Mirostat's state after the
-    ids, which a resumed request brings back. vector: float32, little-endian, in place of ids."""
+    ended it. error: why finish is ERROR, kind: the class of that error in octavo.errors, or what cut it. mu: Mirostat's
+    state after the ids, which a resumed request brings back. vector: float32, little-endian, in place of ids."""
 
     request: str
     choice: int

@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from operator import attrgetter
 
 from octavo.engine.cache_groups import CacheGroups
@@ -39,7 +39,6 @@ class SchedulerConfig:
     secret: bytes = b""
     eos_ids: tuple[int, ...] = ()
     run_ahead: int = MAX_RUN_AHEAD  # most decode steps in a native call; 1: none
-    tenant_weights: Mapping[str, float] = field(default_factory=dict)
     proposer: Callable[[], Proposer] | None = None  # makes the guesses of a sequence; None: no speculation
     draft_tokens: int = 15  # guessed ids of a sequence in a step at most
     patience: float = 60.0  # seconds after which a waiting request goes before every priority
@@ -66,7 +65,7 @@ class Roster:
             )
         # Decodes never crowd out the prefill that every step owes: slots are limited so that both fit.
         self.max_running = min(facts.max_seqs, max(1, self.max_rows - min(MIN_PREFILL, self.max_rows // 2)))
-        self.queue = RequestQueue(config.max_queued, config.tenant_weights, config.patience)
+        self.queue = RequestQueue(config.max_queued, config.patience)
         self.running: list[Sequence] = []  # by order
         self.resumable: list[Sequence] = []  # by order
         self.forks: deque[Sequence] = deque()
@@ -94,7 +93,7 @@ class Roster:
         if len(over) >= request.params.n:
             raise InvalidRequest("Every choice of the request is over.", param="resume")
         if not again:
-            self.queue.check_room(len(self.free_slots))
+            self.queue.check_room(len(self.free_slots), request)
         params = request.params
         stop_ids = (() if params.ignore_eos else self.config.eos_ids) + tuple(params.stop_token_ids)
         stop_ids = tuple(dict.fromkeys(stop_ids))
@@ -139,10 +138,12 @@ class Roster:
             self.forks.remove(sequence)
         elif place is Place.DONE:
             return
+        self.queue.charge(sequence)
         sequence.place = Place.DONE
         sequence.source = None
         live.open -= 1
         if live.open == 0:
+            self.queue.over(live)
             del self.requests[live.request.request_id]
             self.over(live.request.request_id)
         elif place is not Place.HELD:

@@ -234,7 +234,7 @@ class Scheduler:
                 return
             if budget.rows <= 0:
                 return
-            queued = self.roster.queue.peek(self.roster.clock())
+            queued = self.roster.queue.peek(self.roster.clock(), self.roster.running)
             sequence = min([*self.roster.resumable[:1], *([queued] if queued else [])], key=BY_ORDER)
             budget.others -= 1
             if not self._admit_one(sequence, draft, budget):
@@ -291,7 +291,7 @@ class Scheduler:
         count = self._chunk(start, remaining, budget)
         if count <= 0:
             return False
-        self._take_from_waiting(sequence)
+        self._take_from_waiting(sequence, start)
         sequence.slot = self.roster.free_slots.pop()
         cache.take_hit(sequence, nodes)
         cache.append_all(sequence, draft)
@@ -301,10 +301,10 @@ class Scheduler:
         self._enter(sequence, count, draft, budget)
         return True
 
-    def _take_from_waiting(self, sequence: Sequence) -> None:
+    def _take_from_waiting(self, sequence: Sequence, hit: int) -> None:
         if sequence.place is Place.QUEUED:
             now = self.roster.clock()
-            self.roster.queue.pop(sequence, now)
+            self.roster.queue.pop(sequence, now, hit)
             if now - sequence.live.arrived_at > self.roster.config.patience:
                 for each in sequence.live.sequences:  # else preemption would send it back behind every urgent request
                     each.order = (URGENT, *each.order[1:])

@@ -58,6 +58,7 @@ class Sequence:
         "live", "choice", "order", "ids", "prompt_len", "length_limit", "place", "slot", "computed", "emitted",
         "blocks", "first_block", "keys", "tail", "hashed", "generation", "source", "prompt_logprobs", "next_logprob",
         "slack_seen", "stop_ids", "drafter", "request_id", "silent", "room", "mu", "constrained", "opening",
+        "charged",
     )  # fmt: skip
 
     def __init__(self, live: LiveRequest, choice: int, groups: int) -> None:
@@ -76,6 +77,7 @@ class Sequence:
         self.slot = NO_SLOT
         self.computed = 0
         self.emitted = len(emitted)  # ids that the front has been sent
+        self.charged = len(self.ids)  # of `ids` that count in its tenant's share (shares.py)
         self.silent = True  # no step has given an output yet
         self.blocks: list[list[int]] = [[] for _ in range(groups)]  # per group; NO_BLOCK where freed or never needed
         self.room = 0  # tokens that the blocks of every group are known to hold

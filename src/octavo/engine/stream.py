@@ -6,6 +6,8 @@ text, and no socket.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,11 +17,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from octavo.engine.messages import ChoiceOutput
-from octavo.errors import OctavoError
+from octavo.errors import DeadlineExceeded, OctavoError
 from octavo.request import FinishReason, Request, Resume
 
 if TYPE_CHECKING:
     from octavo.engine.client import EngineClient
+
+
+TOO_LATE = "The deadline passed before the first token was there."
 
 
 class Gap(Exception):
@@ -29,8 +34,8 @@ class Gap(Exception):
 class Stream:
     """A Flow of lists of outputs: what is new, in order, until every choice has its `finish`.
 
-    start() raises QueueFull, Unavailable, ContextLengthExceeded or InvalidRequest, take() these, EngineDied and
-    EngineKiller. pause() takes it from the engine, a second start() goes on.
+    start() raises QueueFull, Unavailable, ContextLengthExceeded, DeadlineExceeded or InvalidRequest, take() these,
+    EngineDied and EngineKiller. pause() takes it from the engine, a second start() goes on.
     """
 
     def __init__(self, client: EngineClient, request: Request, patient: bool = False) -> None:
@@ -55,6 +60,7 @@ class Stream:
         self._error: OctavoError | None = None
         self._name: str | None = None  # by which the client knows it, while it does
         self._news: Callable[[], None] = lambda: None
+        self._timer: asyncio.TimerHandle | None = None  # of the request's deadline
 
     @property
     def done(self) -> bool:
@@ -77,7 +83,16 @@ class Stream:
 
     async def start(self, news: Callable[[], None]) -> None:
         self._news = news
-        await self._client.begin(self)
+        if self.request.deadline is not None:
+            left = self.request.deadline - time.monotonic()
+            if left <= 0 and not self.begun:
+                raise DeadlineExceeded(TOO_LATE)
+            self._timer = asyncio.get_running_loop().call_later(max(0.0, left), self._expire)
+        try:
+            await self._client.begin(self)
+        except BaseException:
+            self._stop_timer()
+            raise
 
     def take(self) -> list[ChoiceOutput] | None:
         if self._items:
@@ -88,6 +103,7 @@ class Stream:
         return None
 
     def close(self) -> None:
+        self._stop_timer()
         if self._name is not None:
             name, self._name = self._name, None
             self._client.end(name, abort=not self.failed)
@@ -138,7 +154,7 @@ class Stream:
         """Take an output in: ids that are known already are dropped, Gap if some are missing. True if that is the first
         news since take(): tell() then."""
         choice, ids = item.choice, item.token_ids
-        if choice not in self._open:
+        if choice not in self._open or self._error is not None:
             return False
         known = self._ids[choice]
         expected = len(known)
@@ -163,6 +179,26 @@ class Stream:
         item.request = self.request.request_id
         self._items.append(item)
         return len(self._items) == 1
+
+    def _expire(self) -> None:
+        """The deadline has come, wherever the request is: its choices end with what they have. Where there is nothing
+        yet it fails."""
+        if self.failed:
+            return
+        if self._name is not None:
+            self._client.post_abort(self._name)
+        if not self.begun:
+            self.fail(DeadlineExceeded(TOO_LATE))
+            return
+        id_, kind = self.request.request_id, DeadlineExceeded.__name__
+        for each in sorted(self._open):
+            self.push(ChoiceOutput(id_, each, len(self._ids[each]), [], finish=FinishReason.LENGTH, kind=kind))
+        self._news()
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def lost(self) -> None:
         """The engine is gone: what it was told to end is over."""

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from octavo import logs
 from octavo.errors import Forbidden, MethodNotAllowed, NotFound, OctavoError
 from octavo.server import metrics as measured
-from octavo.server.auth import Keys, Origins
+from octavo.server.auth import Keys, Origins, deadline_of
 from octavo.server.dialect import Said, dialect_of
 from octavo.server.openai.batch_run import Batches
 from octavo.server.openai.files import FileStore
@@ -120,7 +120,7 @@ class KeyCheck:
                 tenant = self._keys.check(dict(scope["headers"]))
                 if entry is not None and entry.admin and not tenant.admin:
                     raise Forbidden("This route is for the administrator's key alone.")
-                enter(Call(tenant))
+                enter(Call(tenant, deadline_of(scope, tenant)))
         await self._app(scope, receive, send)
 
 

@@ -7,24 +7,26 @@ from __future__ import annotations
 
 import hmac
 import re
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octavo import logs
-from octavo.errors import ConfigError, Unauthorized
+from octavo.errors import ConfigError, InvalidRequest, Unauthorized
 from octavo.server import key_file
 from octavo.server.tenants import ANYONE, Tenant
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+DEADLINE = "x-request-deadline-ms"
 METHODS = "GET, HEAD, POST, DELETE, OPTIONS"
 ALLOWED_HEADERS = (
     "authorization", "content-type", "x-api-key", "api-key", "anthropic-version", "anthropic-beta", "openai-beta",
     "anthropic-dangerous-direct-browser-access", "openai-organization", "openai-project", "x-request-id", "user-agent",
-    "accept", "x-request-deadline-ms",
+    "accept", DEADLINE,
 )  # fmt: skip
 EXPOSED = "x-request-id, x-octavo-template, x-octavo-seed, retry-after"
 PREFLIGHT_SECONDS = 600
@@ -96,6 +98,18 @@ def sent_key(headers: dict[bytes, bytes]) -> bytes:
 def caller(scope: Scope) -> bytes:
     """Who calls, as a digest: calls with the same key are the same caller's."""
     return key_file.digest(sent_key(dict(scope["headers"])))
+
+
+def deadline_of(scope: Scope, tenant: Tenant) -> float | None:
+    """time.monotonic() when the answer must be over: by the call's header, else as the tenant has it."""
+    given: str | None = dict(scope["headers"]).get(DEADLINE.encode(), b"").decode("latin-1").strip() or None
+    if given is not None and not (given.isdecimal() and len(given) <= 9 and 1 <= int(given) <= key_file.DAY_MS):
+        raise InvalidRequest(
+            f"{DEADLINE} must be a whole number of milliseconds from 1 to {key_file.DAY_MS:.0f}, got {given[:40]!r}.",
+            param=DEADLINE,
+        )
+    milliseconds = tenant.deadline_ms if given is None else int(given)
+    return None if milliseconds is None else time.monotonic() + milliseconds / 1e3
 
 
 def reload_keys(keys: Keys) -> None:

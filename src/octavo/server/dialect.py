@@ -20,7 +20,7 @@ Said = tuple[int, dict[str, Any]]  # status and body of an error
 # Statuses for which Anthropic's API has a word of its own; others go by their class.
 _ANTHROPIC = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error", 408: "timeout_error",
-    413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error",
+    413: "request_too_large", 429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error",
 }  # fmt: skip
 _OVERLOADED = 529  # what that API answers where others say 503
 

@@ -28,9 +28,11 @@ from octavo.server.health import Health
 from octavo.server.kept import Kept
 from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
 from octavo.server.metrics import Metrics
+from octavo.server.tenants import current
 from octavo.shelf import Shelf
 from octavo.text.best_of import Answers
 from octavo.text.events import Event, Finished, LogprobEntry, ReasoningDelta, TextDelta, ToolCallDelta
+from octavo.vectors import Vectors
 
 SEED_BITS = 53  # of seeds made here: a receipt that JavaScript can read as a number
 log = logs.get("server")
@@ -85,6 +87,11 @@ class Front:
             raise Unavailable("The server is shutting down.", retry_after=10.0)
         return decode(decoder, await read_body(request.stream(), request.headers))
 
+    @property
+    def vectors(self) -> Vectors:
+        """Embeddings and scores on the terms of the call."""
+        return self.llm.vectors.under(current().terms(None, None, self.config.share_prefix_cache))
+
     async def chat(
         self,
         chat: ChatRequest,
@@ -114,15 +121,14 @@ class Front:
         runs."""
         most = max(params.n, params.best_of or 1, 0 if beams is None else beams.beam_width)
         check_count(len(prompts) * most, MAX_ANSWERS, "n", "answers in one request")
-        begin = time.perf_counter()
+        begin, terms = time.perf_counter(), current().terms(salt, priority, self.config.share_prefix_cache)
         generations: list[Answers] = []
         for prompt in prompts:
             text = prompt if isinstance(prompt, str | Sequence) else prompt.text
             if isinstance(text, str):
                 self.check_length(text, "prompt")
             placed: dict[str, Any] = {
-                "add_special_tokens": add_special_tokens, "salt": salt or "", "priority": priority or 0,
-                "seed_bits": SEED_BITS,
+                "add_special_tokens": add_special_tokens, "terms": terms, "seed_bits": SEED_BITS,
             }  # fmt: skip
             if beams is None:
                 generations.append(await self.llm.submit(prompt, params, **placed))

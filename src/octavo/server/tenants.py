@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from octavo.request import Terms
+
 
 @dataclass(frozen=True)
 class Tenant:
@@ -35,9 +37,15 @@ ANYONE = Tenant("", admin=True)  # of a server without keys
 
 @dataclass(frozen=True)
 class Call:
-    """One HTTP call, or a line of a batch."""
+    """One HTTP call, or a line of a batch. deadline: time.monotonic() when its answer must be over."""
 
     tenant: Tenant
+    deadline: float | None = None
+
+    def terms(self, salt: str | None, priority: int | None, shared: bool) -> Terms:
+        """On what terms its requests run. shared: every key finds the prefixes of every other."""
+        whose = "" if shared or self.tenant.shares_cache else self.tenant.name  # a name has no NUL
+        return Terms(f"{whose}\0{salt or ''}", self.tenant.name, self.tenant.weight, priority or 0, self.deadline)
 
 
 NOBODY = Call(ANYONE)

@@ -125,7 +125,7 @@ async def embed(request: Request) -> Response:
     if truncate is None:
         for text in texts:
             front.check_length(text, "input")
-    found = await front.llm.vectors.embed(texts, dimensions=body.dimensions, normalize=True, truncate=truncate)
+    found = await front.vectors.embed(texts, dimensions=body.dimensions, normalize=True, truncate=truncate)
     return as_json(
         {
             "model": body.model or front.model,
@@ -142,5 +142,5 @@ async def old_embeddings(request: Request) -> Response:
     front: Front = request.app.state.front
     body: OllamaEmbeddingsBody = await front.body(request, _EMBEDDINGS)
     front.check_model(body.model)
-    found = await front.llm.vectors.embed([body.prompt], truncate=LIMIT) if body.prompt else []
+    found = await front.vectors.embed([body.prompt], truncate=LIMIT) if body.prompt else []
     return as_json({"embedding": found[0].vector.tolist() if found else []})

@@ -40,7 +40,7 @@ async def embeddings(request: Request) -> Response:
         for text in texts:
             if isinstance(text, str):
                 front.check_length(text, "input")
-    found = await front.llm.vectors.embed(
+    found = await front.vectors.embed(
         texts, dimensions=body.dimensions, normalize=body.normalize, truncate=body.truncate_prompt_tokens
     )
     tokens = sum(each.tokens for each in found)

@@ -22,7 +22,7 @@ async def pooling(request: Request) -> Response:
     front: Front = request.app.state.front
     body, texts = await _asked(request, front)
     as_base64 = is_base64(body.encoding_format)
-    found = await front.llm.vectors.embed(
+    found = await front.vectors.embed(
         texts, dimensions=body.dimensions, normalize=body.normalize, truncate=body.truncate_prompt_tokens
     )
     data = [
@@ -35,7 +35,7 @@ async def classify(request: Request) -> Response:
     """The labels of each input, by a model that has a classification head."""
     front: Front = request.app.state.front
     body, texts = await _asked(request, front)
-    found = await front.llm.vectors.classify(texts, truncate=body.truncate_prompt_tokens)
+    found = await front.vectors.classify(texts, truncate=body.truncate_prompt_tokens)
     names = (await front.shelf.description()).metadata.get("id2label")
     data: list[dict[str, Any]] = []
     for index, each in enumerate(found):

@@ -56,7 +56,7 @@ async def score(request: Request) -> Response:
         raise InvalidRequest(f"text_1 has {len(first)} texts and text_2 {len(second)}: give one, or as many.",
                              param="text_1")  # fmt: skip
     _check(front, first, second, body.truncate_prompt_tokens)
-    vectors, truncate = front.llm.vectors, body.truncate_prompt_tokens
+    vectors, truncate = front.vectors, body.truncate_prompt_tokens
     if len(first) == 1:
         found = await vectors.score(first[0], second, truncate=truncate)
     else:
@@ -79,7 +79,7 @@ async def rerank(request: Request) -> Response:
     if body.top_n is not None and body.top_n < 0:
         raise InvalidRequest(f"top_n is {body.top_n}; it must not be negative.", param="top_n")
     _check(front, [body.query], texts, body.truncate_prompt_tokens)
-    found = await front.llm.vectors.score(body.query, texts, truncate=body.truncate_prompt_tokens)
+    found = await front.vectors.score(body.query, texts, truncate=body.truncate_prompt_tokens)
     order = sorted(range(len(found)), key=lambda index: (-found[index].value, index))[: body.top_n or None]
     if body.documents is None:
         with_text = bool(body.return_text)
