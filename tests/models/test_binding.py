@@ -87,7 +87,7 @@ def test_a_wrong_shape_names_the_tensor(tmp_path: Path) -> None:
             UnsupportedModel,
             "architecture 'mpt' is not supported .*key model_type.*supported: ",
         ),
-        ({"model_type": "qwen2_moe"}, UnsupportedModel, "key model_type.*nearest family that is: qwen3_moe"),
+        ({"model_type": "qwen3_5_moe"}, UnsupportedModel, "key model_type.*nearest family that is: qwen3_moe"),
         ({"model_type": None}, UnsupportedModel, "architecture 'None' is not supported .*key model_type"),
         ({"hidden_act": "gelu"}, UnsupportedModel, "hidden_act 'gelu'"),
         ({"mlp_bias": True}, UnsupportedModel, "mlp_bias"),

@@ -104,6 +104,19 @@ def lists(counts: tuple[int, ...] = (1, 2, 17, 66, 150)) -> list[list[int]]:
     return [source.integers(3, 262, count).tolist() for count in counts]
 
 
+def test_minilm_beside_sentence_transformers_itself() -> None:
+    """Padded batches of its own there. Skipped where it is not installed: it takes scikit-learn and scipy with it."""
+    theirs = pytest.importorskip("sentence_transformers")
+    words = ["harbour", "fog", "tide", "boat", "Öl", "東京", "rope_theta", "!=", "10000.0;", "return", "low"]
+    texts = [*TEXTS, *(" ".join(words[k % 9 :] * (k % 13 + 1)) for k in range(40))]
+    wanted = theirs.SentenceTransformer(str(real.minilm()), device="cpu").encode(texts, normalize_embeddings=True)
+    llm = LLM(str(real.minilm()), threads=2)
+    try:
+        assert np.abs(np.stack(llm.embed(texts)) - wanted).max() <= EMBEDDING_BOUND
+    finally:
+        llm.close()
+
+
 def test_minilm_is_sentence_transformers() -> None:
     """The real model; the native engine, alone and together; the reference on the same ids."""
     path = real.minilm()
