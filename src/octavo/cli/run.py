@@ -64,8 +64,10 @@ def sampling(settings: Settings, max_tokens: int | None) -> dict[str, Any]:
 
 
 def check_model(settings: Settings) -> None:
-    """A prompt where the model belongs is told as such."""
+    """A prompt or a file of requests where the model belongs is told as such."""
     model = settings.engine.model
+    if model.endswith(".jsonl"):
+        raise ConfigError(f"{model} is no model.", flag=model, nearest=f"octavo run-batch -i {model} -o OUT.jsonl")
     if any(character.isspace() for character in model) and not Path(model).expanduser().exists():
         raise ConfigError(f"{model!r} is no model. To ask the default model: octavo run -p {model!r}", flag="--prompt")
 

@@ -60,8 +60,10 @@ def ruled(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) ->
 class Progress:
     """Shows the progress of one wait after another; `report` has the shape that downloads and loads call."""
 
-    def __init__(self, plain: bool = False, stream: TextIO | None = None) -> None:
+    def __init__(self, plain: bool = False, stream: TextIO | None = None, counted: str = "") -> None:
+        """counted: what is counted ("requests"), where it is not bytes."""
         self._stream = stream or sys.stderr
+        self._counted = counted
         self._bar = self._stream.isatty() and not plain
         self._what = ""
         self._begin = self._shown = 0.0
@@ -102,5 +104,9 @@ class Progress:
         left = f"{self._what:9} {drawn}{100 * done // total:3} %  "
         if self._what == "load":
             return f"{left}{total} tensors  {seconds:.1f} s"
+        if self._counted:
+            speed = done / seconds if seconds > 0.5 else 0.0
+            ahead = f"  {speed:.1f}/s, {(total - done) / speed:,.0f} s left" if speed and done < total else ""
+            return f"{left}{done:,} of {total:,} {self._counted}{ahead}"
         rate = f"  {size(done / seconds)}/s" if seconds > 0.5 else ""
         return f"{left}{size(done)} of {size(total)}{rate}"
