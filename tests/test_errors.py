@@ -14,6 +14,7 @@ TREE = [  # class, arguments, status, type, exit code
     (errors.ModelNotServed, ("gpt-9",), 404, "not_found_error", 1),
     (errors.QueueFull, ("no",), 429, "rate_limit_error", 1),
     (errors.DeadlineExceeded, ("no",), 504, "timeout_error", 1),
+    (errors.RateLimited, ("no",), 429, "rate_limit_error", 1),
     (errors.Unavailable, ("no",), 503, "service_unavailable", 1),
     (errors.EngineDied, ("no",), 503, "server_error", 1),
     (errors.ConfigError, ("no",), 500, "server_error", 2),

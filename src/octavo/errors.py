@@ -10,6 +10,7 @@
     ├── NotFound                    404  not_found_error
     │   └── ModelNotServed          404  code model_not_found
     ├── QueueFull                   429  rate_limit_error       retry_after seconds
+    ├── RateLimited                 429  rate_limit_error       code rate_limit_exceeded, retry_after seconds
     ├── DeadlineExceeded            504  timeout_error          code deadline_exceeded
     ├── Unavailable                 503  service_unavailable    retry_after seconds
     ├── EngineDied                  503  server_error           500 when the answer had begun
@@ -177,6 +178,22 @@ class QueueFull(OctavoError):
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
         super().__init__(message, retry_after=retry_after)
+
+
+class RateLimited(OctavoError):
+    """A key has used what it may. headers: what tells its limits."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, retry_after: float = 1.0, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self._headers = headers or {}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self._headers
 
 
 class DeadlineExceeded(OctavoError):

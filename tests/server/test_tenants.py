@@ -31,10 +31,10 @@ LINES = [
 class Keyed(Live):
     """A server with a file of keys."""
 
-    def __init__(self, folder: Path, lines: list[str], *flags: str) -> None:
+    def __init__(self, folder: Path, lines: list[str], *flags: str, model: Path | None = None) -> None:
         self.keys = folder / "keys"
         self.keys.write_text("\n".join(lines) + "\n")
-        super().__init__(folder, "--api-key-file", str(self.keys), *flags)
+        super().__init__(folder, "--api-key-file", str(self.keys), *flags, model=model)
 
     def ask(self, key: str, method: str, path: str, **more: Any) -> httpx.Response:
         headers = {"x-api-key": f"sk-{key}", **more.pop("headers", {})}

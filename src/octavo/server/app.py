@@ -30,7 +30,8 @@ from octavo.server.openai.response_store import ResponseStore
 from octavo.server.routes import ROUTES, canonical, entry_of, metrics
 from octavo.server.sse import ClientGone
 from octavo.server.submit import Front
-from octavo.server.tenants import Call, enter
+from octavo.server.tenants import Call, Tenant, enter
+from octavo.server.usage import saved
 
 log = logs.get("server")
 
@@ -107,21 +108,37 @@ def error_response(error: OctavoError, said: Said, closing: bool = False) -> Res
 class KeyCheck:
     """Every route but the public ones of the table needs a key, and so does every path that is no route."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, public_metrics: bool) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys, front: Front) -> None:
         self._app = app
         self._keys = keys
-        self._public_metrics = public_metrics
+        self._front = front
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             entry = entry_of(scope["path"])
-            public = entry is not None and (entry.public or (self._public_metrics and entry.handler is metrics))
+            public = entry is not None and (
+                entry.public or (self._front.config.public_metrics and entry.handler is metrics)
+            )
             if not public:
                 tenant = self._keys.check(dict(scope["headers"]))
                 if entry is not None and entry.admin and not tenant.admin:
                     raise Forbidden("This route is for the administrator's key alone.")
                 enter(Call(tenant, deadline_of(scope, tenant)))
+                if tenant.tokens_per_minute is not None:
+                    send = self._told(tenant, send)
         await self._app(scope, receive, send)
+
+    def _told(self, tenant: Tenant, send: Send) -> Send:
+        """Answers tell what is left of a limit."""
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                told = self._front.accounts.of(tenant).headers(tenant)
+                more = [(name.encode(), value.encode()) for name, value in told.items()]
+                message = {**message, "headers": [*message.get("headers", []), *more]}
+            await send(message)
+
+        return marked
 
 
 class Dispatch:
@@ -186,9 +203,10 @@ def build_app(front: Front, keys: Keys) -> Starlette:
         task = None
         if not front.config.disable_log_stats:
             task = asyncio.create_task(measured.log_statistics(front.metrics, front.llm), name="octavo-statistics")
-        app.state.batches.resume()
-        yield
-        await app.state.batches.stop()
+        async with saved(front.accounts):
+            app.state.batches.resume()
+            yield
+            await app.state.batches.stop()
         if task is not None:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -198,7 +216,7 @@ def build_app(front: Front, keys: Keys) -> Starlette:
         middleware=[
             Middleware(Origins, allowed=front.config.allowed_origins),
             Middleware(Record, front=front),
-            Middleware(KeyCheck, keys=keys, public_metrics=front.config.public_metrics),
+            Middleware(KeyCheck, keys=keys, front=front),
             Middleware(Dispatch),
         ],
         lifespan=lifespan,

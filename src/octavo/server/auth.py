@@ -28,7 +28,10 @@ ALLOWED_HEADERS = (
     "anthropic-dangerous-direct-browser-access", "openai-organization", "openai-project", "x-request-id", "user-agent",
     "accept", DEADLINE,
 )  # fmt: skip
-EXPOSED = "x-request-id, x-octavo-template, x-octavo-seed, retry-after"
+EXPOSED = (
+    "x-request-id, x-octavo-template, x-octavo-seed, retry-after, x-ratelimit-limit-tokens, "
+    "x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
+)
 PREFLIGHT_SECONDS = 600
 
 

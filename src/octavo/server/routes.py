@@ -44,6 +44,7 @@ from octavo.server.openai.schema import ChatBody, CompletionBody
 from octavo.server.openai.wire import take_up
 from octavo.server.openapi import Operation, document
 from octavo.server.submit import Front
+from octavo.server.usage import usage
 from octavo.server.vllm import admin
 from octavo.server.vllm.pool import classify, pooling
 from octavo.server.vllm.score import RerankBody, ScoreBody, rerank, score
@@ -155,6 +156,7 @@ ROUTES = (
     Entry("/v1/batches", ("GET", "POST"), batches, body=BatchBody),
     Entry("/v1/batches/{id}", ("GET",), batch),
     Entry("/v1/batches/{id}/cancel", ("POST",), cancel_batch),
+    Entry("/v1/usage", ("GET",), usage),
     Entry("/v1/embeddings", ("POST",), embeddings, body=EmbeddingsBody),
     Entry("/v1/rerank", ("POST",), rerank, body=RerankBody),
     Entry("/v2/rerank", ("POST",), rerank, body=RerankBody),

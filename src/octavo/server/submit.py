@@ -28,11 +28,12 @@ from octavo.server.health import Health
 from octavo.server.kept import Kept
 from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
 from octavo.server.metrics import Metrics
+from octavo.server.quota import NOTHING, Accounts, Meter
 from octavo.server.tenants import current
+from octavo.server.vector_calls import VectorCalls
 from octavo.shelf import Shelf
 from octavo.text.best_of import Answers
 from octavo.text.events import Event, Finished, LogprobEntry, ReasoningDelta, TextDelta, ToolCallDelta
-from octavo.vectors import Vectors
 
 SEED_BITS = 53  # of seeds made here: a receipt that JavaScript can read as a number
 log = logs.get("server")
@@ -51,9 +52,11 @@ class Front:
     aliases: tuple[str, ...] = ()  # other names that requests may use; not listed
     created: int = field(default_factory=lambda: int(time.time()))
     kept: Kept = field(init=False)
+    accounts: Accounts = field(init=False)
 
     def __post_init__(self) -> None:
         self.kept = Kept(self.config.stream_grace)
+        self.accounts = Accounts(self.shelf.engine.state_path / "usage.json")
 
     @property
     def model(self) -> str:
@@ -88,9 +91,20 @@ class Front:
         return decode(decoder, await read_body(request.stream(), request.headers))
 
     @property
-    def vectors(self) -> Vectors:
-        """Embeddings and scores on the terms of the call."""
-        return self.llm.vectors.under(current().terms(None, None, self.config.share_prefix_cache))
+    def vectors(self) -> VectorCalls:
+        """Embeddings and scores on the terms of the call, counted."""
+        terms = current().terms(None, None, self.config.share_prefix_cache)
+        return VectorCalls(self.llm.vectors.under(terms), self._meter)
+
+    def _meter(self, usage: Callable[[], Usage]) -> Meter:
+        """Of a request of the present call's tenant."""
+        tenant = current().tenant
+        return Meter(self.accounts.of(tenant), tenant, usage)
+
+    def check_quota(self) -> None:
+        """RateLimited, before any work, if the call's tenant may begin nothing; whether it may is settled at start."""
+        tenant = current().tenant
+        self.accounts.of(tenant).check(tenant)
 
     async def chat(
         self,
@@ -103,6 +117,7 @@ class Front:
     ) -> Answering:
         """The answer to a conversation, whatever dialect it came in: its prompt is that of the model's chat template.
         Raises InvalidRequest or ContextLengthExceeded before anything runs."""
+        self.check_quota()
         ready = await self.llm.prepare(chat)
         answering = await self.answer([ready], chat.params, add_special_tokens, salt, priority, beams)
         answering.told = dict(ready.told)
@@ -119,6 +134,7 @@ class Front:
     ) -> Answering:
         """Generations of all prompts, or beam searches. Raises InvalidRequest or ContextLengthExceeded before anything
         runs."""
+        self.check_quota()
         most = max(params.n, params.best_of or 1, 0 if beams is None else beams.beam_width)
         check_count(len(prompts) * most, MAX_ANSWERS, "n", "answers in one request")
         begin, terms = time.perf_counter(), current().terms(salt, priority, self.config.share_prefix_cache)
@@ -134,14 +150,20 @@ class Front:
                 generations.append(await self.llm.submit(prompt, params, **placed))
             else:
                 generations.append(await beam_search(self.llm, prompt, beams, params, **placed))
-        return Answering(self.metrics, generations, begin)
+        return Answering(self.metrics, generations, begin, self._meter)
 
 
 class Answering:
     """The generations of one HTTP request, as a Flow of (number of the prompt, its new events)."""
 
-    def __init__(self, metrics: Metrics, generations: Sequence[Answers], begin: float) -> None:
-        """begin: time.perf_counter() before tokenizing."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        generations: Sequence[Answers],
+        begin: float,
+        meter: Callable[[Callable[[], Usage]], Meter],
+    ) -> None:
+        """begin: time.perf_counter() before tokenizing. meter: makes one of what tells how much was used."""
         self.generations = generations
         self.n = generations[0].request.params.n
         self.choices = len(generations) * self.n
@@ -154,12 +176,14 @@ class Answering:
         self._news: Callable[[], None] = lambda: None
         self._failure: FinishReason | None = None
         self._closed = False
+        self._meter = meter(self._spent)
         self.told: dict[str, str] = {}  # headers that say what was done to the request
 
     async def start(self, news: Callable[[], None]) -> None:
         self._news = news
         self._last = time.perf_counter() if self._first is not None else self._last  # a pause is no gap between tokens
         try:
+            self._meter.begin()
             for number, generation in enumerate(self.generations):
                 if not generation.done:
                     await generation.start(partial(self._came, number))
@@ -194,6 +218,7 @@ class Answering:
             generation.close()
             for reason in generation.reasons:
                 self._metrics.finished(reason)
+        self._meter.end()
         self._metrics.request_ended(self, self._failure or (FinishReason.ABORT if self._left else None))
         if log.isEnabledFor(logging.DEBUG):
             self._tell()
@@ -203,6 +228,7 @@ class Answering:
         for generation in self.generations:
             if not generation.done:
                 generation.pause()
+        self._meter.end()
 
     def _came(self, number: int) -> None:
         self._ready.append(number)
@@ -246,6 +272,10 @@ class Answering:
             sum(one.cached_tokens for one in each),
             sum(one.reasoning_tokens for one in each),
         )
+
+    def _spent(self) -> Usage:
+        """What counts against the tenant: nothing of a request that failed before its first token."""
+        return NOTHING if self._failure is not None and self._first is None else self.usage
 
     @property
     def seconds(self) -> tuple[float, float, float]:
