@@ -32,9 +32,9 @@ def test_lines(tmp_path: Path) -> None:
         "sk-plain",
     )
     assert read_file(path) == [
-        (digest(b"sk-a"), Tenant("alice", False, 3.0, 8, 60_000, 1_000_000, 60_000.0)),
+        (digest(b"sk-a"), Tenant("alice", False, 3.0, 8, 60_000, 1_000_000, 60_000.0, priority=0)),
         (digest(b"sk-o"), Tenant("ops@example.org", True, shares_cache=True)),
-        (digest(b"sk-plain"), Tenant("key-" + digest(b"sk-plain").hex()[:12])),
+        (digest(b"sk-plain"), Tenant("key-" + digest(b"sk-plain").hex()[:12], priority=0)),
     ]
     assert "sk-a" not in path.read_text()
 
@@ -46,6 +46,7 @@ def test_lines(tmp_path: Path) -> None:
         ([f"a {HASH} weight=nan"], "weight"),
         (["# x", f"a {HASH} concurrent=0"], "line 2: concurrent: expected a whole number of at least 1"),
         ([f"a {HASH} deadline=2d"], "deadline"),
+        ([f"a {HASH} priority=high"], "priority: expected a whole number from -1000 to 1000"),
         ([f"a {HASH} admin=yes"], "admin takes no value"),
         ([f"a {HASH} weight=1 weight=2"], "weight is given twice"),
         ([f"a {HASH} colour=red"], "'colour' is none of weight, concurrent"),

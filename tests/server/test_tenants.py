@@ -34,11 +34,16 @@ class Keyed(Live):
     def __init__(self, folder: Path, lines: list[str], *flags: str, model: Path | None = None) -> None:
         self.keys = folder / "keys"
         self.keys.write_text("\n".join(lines) + "\n")
+        self._http = httpx.Client(timeout=60)
         super().__init__(folder, "--api-key-file", str(self.keys), *flags, model=model)
 
     def ask(self, key: str, method: str, path: str, **more: Any) -> httpx.Response:
         headers = {"x-api-key": f"sk-{key}", **more.pop("headers", {})}
-        return httpx.request(method, self.url + path, headers=headers, timeout=60, **more)
+        return self._http.request(method, self.url + path, headers=headers, **more)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        self._http.close()
+        return super().stop(number)
 
     def reload(self, lines: list[str], said: str) -> None:
         """Write other keys, and wait until the server has read them."""
@@ -72,6 +77,25 @@ def test_administrative_routes(server: Keyed, method: str, path: str) -> None:
     refused = server.ask("alice", method, path, json={"model": "none"})
     assert refused.status_code == 403 and "administrator" in error_of(refused)["message"]
     assert server.ask("ops", method, path, json={"model": "none"}).status_code != 403
+
+
+@pytest.mark.parametrize(("method", "path"), sorted(ADMIN))
+def test_pages_do_not_administrate(server: Keyed, method: str, path: str) -> None:
+    """Check 17: whatever key a page has, and on a server without keys, too."""
+    for origin, status in (("https://evil.example", 403), ("http://localhost.evil.example", 403), ("null", 403)):
+        asked = {"headers": {"origin": origin}, "json": {"model": "none"}}
+        refused = server.ask("ops", method, path, **asked)
+        assert refused.status_code == status and "may not administrate" in error_of(refused)["message"]
+    allowed = server.ask("ops", method, path, headers={"origin": "http://localhost:3000"}, json={"model": "none"})
+    assert allowed.status_code != 403
+
+
+def test_nobody_makes_himself_urgent(server: Keyed) -> None:
+    for name, priority, status in (("alice", -1, 400), ("alice", 1, 200), ("alice", 0, 200), ("ops", -1, 200)):
+        body = {"prompt": "a", "max_tokens": 1, "priority": priority}
+        answer = server.ask(name, "POST", "/v1/completions", json=body)
+        assert answer.status_code == status, (name, priority, answer.text)
+        assert status == 200 or error_of(answer)["param"] == "priority"
 
 
 def test_files_and_batches_are_their_makers(server: Keyed) -> None:
@@ -159,6 +183,50 @@ def test_prefixes_are_their_keys(server: Keyed) -> None:
         assert cached(server, "bob", salt) == 0
     assert cached(server, "bob") == 64
     assert [cached(server, "alice", "own") for _ in range(2)] == [0, 64]  # salts part what is one's own
+
+
+def test_two_hundred_times_nobody_finds_another_s(server: Keyed) -> None:
+    """Check 18: a prompt of one key, asked by another with and without salts, right after it and between its own."""
+    foreign = own = 0
+    for trial in range(200):
+        prompt = [(trial * 31 + i) % 1000 + 100 for i in range(40)]
+        salt = (None, "a", "alice")[trial % 3]
+        asked = {"prompt": prompt, "max_tokens": 1}
+
+        def hit(name: str, salt: str | None, asked: dict[str, Any] = asked) -> int:
+            answer = server.ask(name, "POST", "/v1/completions", json={**asked, "cache_salt": salt})
+            return int(answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+
+        hit("alice", salt)
+        foreign += hit("bob", salt) + hit("ops", None)
+        own += hit("alice", salt)
+    assert (foreign, own) == (0, 200 * 32)
+
+
+SALTS: list[Any] = [
+    "\x00",
+    "a\nb",
+    "/",
+    "../..",
+    "\u202e\U0001f600",
+    "x" * 200,
+    "",
+    "x" * (1 << 20),
+    7,
+    ["a"],
+    {"a": 1},
+]
+
+
+@pytest.mark.parametrize("salt", SALTS, ids=lambda salt: repr(salt)[:12])
+def test_what_a_salt_may_be(server: Keyed, salt: Any) -> None:
+    """Check 19."""
+    engine = server.engine().pid
+    answer = server.ask("bob", "POST", "/v1/completions", json={"prompt": "a", "max_tokens": 1, "cache_salt": salt})
+    wrong = not isinstance(salt, str) or not 0 < len(salt) <= 1000
+    assert answer.status_code == (400 if wrong else 200), answer.text
+    assert not wrong or error_of(answer)["param"] == "cache_salt"
+    assert server.engine().pid == engine
 
 
 def test_prefixes_may_be_shared(tmp_path: Path) -> None:

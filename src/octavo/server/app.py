@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from octavo import logs
 from octavo.errors import Forbidden, MethodNotAllowed, NotFound, OctavoError
 from octavo.server import metrics as measured
-from octavo.server.auth import Keys, Origins, deadline_of
+from octavo.server.auth import Keys, Origins, allows, deadline_of
 from octavo.server.dialect import Said, dialect_of
 from octavo.server.openai.batch_run import Batches
 from octavo.server.openai.files import FileStore
@@ -121,12 +121,19 @@ class KeyCheck:
             )
             if not public:
                 tenant = self._keys.check(dict(scope["headers"]))
-                if entry is not None and entry.admin and not tenant.admin:
-                    raise Forbidden("This route is for the administrator's key alone.")
+                if entry is not None and entry.admin:
+                    self._check_admin(tenant, dict(scope["headers"]).get(b"origin", b"").decode("latin-1"))
                 enter(Call(tenant, deadline_of(scope, tenant)))
                 if tenant.tokens_per_minute is not None:
                     send = self._told(tenant, send)
         await self._app(scope, receive, send)
+
+    def _check_admin(self, tenant: Tenant, origin: str) -> None:
+        """Forbidden for others, and for pages of other origins: a browser would send their POST without asking."""
+        if not tenant.admin:
+            raise Forbidden("This route is for the administrator's key alone.")
+        if origin and not allows(self._front.config.allowed_origins, origin):
+            raise Forbidden(f"Pages of {origin[:100]} may not administrate this server.", code="origin_not_allowed")
 
     def _told(self, tenant: Tenant, send: Send) -> Send:
         """Answers tell what is left of a limit."""

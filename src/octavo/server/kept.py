@@ -18,6 +18,7 @@ from octavo.flow import Flow
 from octavo.server.sse import ClientGone
 
 MOST_BYTES = 1 << 20  # of an answer's end that are kept: some 4,000 tokens
+Place = tuple[bytes, str]  # whose an answer is, and the id that stands in it: ids may be the clients' own
 MOST_LEFT = 256  # answers without a client; the oldest are let go
 
 
@@ -31,12 +32,9 @@ class Source(Flow[bytes], Protocol):
 class Answer:
     """One streamed answer: its record, and the reader that it has now."""
 
-    def __init__(
-        self, source: Source, caller: bytes, idle: Callable[[], bytes], left: Callable[[Answer], None]
-    ) -> None:
-        """caller: whose it is. idle: makes an event that says nothing. left: called when it has no reader any more."""
+    def __init__(self, source: Source, idle: Callable[[], bytes], left: Callable[[Answer], None]) -> None:
+        """idle: makes an event that says nothing. left: called when it has no reader any more."""
         self.source = source
-        self.caller = caller
         self._idle = idle
         self._left = left
         self._sent: deque[tuple[int, bytes]] = deque()  # (number of its events, bytes), the oldest first
@@ -168,8 +166,8 @@ class Kept:
     def __init__(self, grace: float) -> None:
         """grace: seconds for which an answer without a client is kept; 0: none is."""
         self.grace = grace
-        self._answers: dict[str, Answer] = {}
-        self._leaving: dict[str, asyncio.TimerHandle] = {}  # those without a client, the oldest first
+        self._answers: dict[Place, Answer] = {}
+        self._leaving: dict[Place, asyncio.TimerHandle] = {}  # those without a client, the oldest first
 
     def read(
         self, id_: str, source: Source, caller: bytes, idle: Callable[[], bytes]
@@ -177,41 +175,42 @@ class Kept:
         """A new answer as its client reads it, and what makes an event that says nothing."""
         if not self.grace:
             return source, idle
-        self._drop(id_)  # a client may use an id of its own again
-        answer = self._answers[id_] = Answer(source, caller, idle, lambda answer: self._left(id_, answer))
+        place = caller, id_
+        self._drop(place)  # a client may use an id of its own again
+        answer = self._answers[place] = Answer(source, idle, lambda answer: self._left(place, answer))
         return answer.reader(0), answer.idle
 
     def take_up(self, id_: str, seen: int, caller: bytes) -> tuple[Flow[bytes], Callable[[], bytes]]:
         """The same for a client that has seen so many events. NotFound unless it is its own and still kept."""
-        answer = self._answers.get(id_)
-        if answer is None or answer.caller != caller:
+        answer = self._answers.get((caller, id_))
+        if answer is None:
             raise NotFound(
                 f"There is no stream {id_[:100]!r} to take up: it never was, has another key, or lost its client more "
                 f"than {self.grace:.0f} seconds ago (--stream-grace).",
                 code="stream_not_found",
             )
         reader = answer.reader(seen)
-        timer = self._leaving.pop(id_, None)
+        timer = self._leaving.pop((caller, id_), None)
         if timer is not None:
             timer.cancel()
         return reader, answer.idle
 
-    def _left(self, id_: str, answer: Answer) -> None:
-        if self._answers.get(id_) is not answer:  # another one has its id now
+    def _left(self, place: Place, answer: Answer) -> None:
+        if self._answers.get(place) is not answer:  # another one has its id now
             answer.close()
         elif not answer.began:
-            self._drop(id_)
+            self._drop(place)
             answer.close()
         else:
             if answer.over:
                 answer.source.close()  # as far as it is counted; what was sent is kept
-            self._leaving[id_] = asyncio.get_running_loop().call_later(self.grace, self._drop, id_)
+            self._leaving[place] = asyncio.get_running_loop().call_later(self.grace, self._drop, place)
             if len(self._leaving) > MOST_LEFT:
                 self._drop(next(iter(self._leaving)))
 
-    def _drop(self, id_: str) -> None:
+    def _drop(self, place: Place) -> None:
         """Nobody can take this one up any more; it goes on only for a client that reads it now."""
-        answer, timer = self._answers.pop(id_, None), self._leaving.pop(id_, None)
+        answer, timer = self._answers.pop(place, None), self._leaving.pop(place, None)
         if timer is not None and answer is not None:
             timer.cancel()
             answer.close()

@@ -32,6 +32,7 @@ OPTIONS: dict[str, tuple[str, Kind | None]] = {
     "concurrent": ("concurrent", count(1)),
     "tokens-per-minute": ("tokens_per_minute", count(1)),
     "tokens-per-day": ("tokens_per_day", count(1)),
+    "priority": ("priority", count(-1000, 1000)),
     "deadline": ("deadline_ms", milliseconds(1, DAY_MS)),
     "share-prefix-cache": ("shares_cache", None),
     "admin": ("admin", None),
@@ -43,10 +44,10 @@ def digest(key: bytes) -> bytes:
     return hashlib.sha256(key).digest()
 
 
-def nameless(key: str, *, admin: bool = False) -> tuple[bytes, Tenant]:
+def nameless(key: str, *, admin: bool = False, priority: int | None = None) -> tuple[bytes, Tenant]:
     """A key that was given as itself: its digest, and a tenant that is named after that."""
     made = digest(key.encode())
-    return made, Tenant(f"key-{made.hex()[:12]}", admin)
+    return made, Tenant(f"key-{made.hex()[:12]}", admin, priority=priority)
 
 
 def new_key() -> str:
@@ -74,7 +75,7 @@ def read_file(path: Path) -> list[tuple[bytes, Tenant]]:
         if not words or words[0].startswith("#"):
             continue
         where = f"--api-key-file {path}, line {number_}"
-        made, tenant = nameless(words[0]) if len(words) == 1 else _entry(words, where)
+        made, tenant = nameless(words[0], priority=0) if len(words) == 1 else _entry(words, where)
         for what, before in (("name", names.get(tenant.name)), ("key", known.get(made))):
             if before is not None:
                 raise _wrong(where, f"the {what} stands in line {before} already")
@@ -101,6 +102,8 @@ def _entry(words: list[str], where: str) -> tuple[bytes, Tenant]:
         if field in given:
             raise _wrong(where, f"{word} is given twice")
         given[field] = _value(word, bool(equals), value, kind, where)
+    if not given.get("admin"):
+        given.setdefault("priority", 0)
     return bytes.fromhex(right[1]), replace(Tenant(name), **given)
 
 

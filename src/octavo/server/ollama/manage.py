@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from octavo import logs
 from octavo.errors import InvalidRequest, OctavoError
-from octavo.server.auth import allows
 from octavo.server.dialect import OLLAMA
 from octavo.server.limits import check_text
 from octavo.server.ollama.chat import as_json
@@ -154,17 +153,9 @@ def _capabilities(front: Front, found: Description) -> list[str]:
 # -- what changes something --------------------------------------------------------------------------------------------
 
 
-def _check_origin(request: Request, front: Front) -> None:
-    """403 for pages of other origins: a browser would send their POST without asking."""
-    origin = request.headers.get("origin", "")
-    if origin and not allows(front.config.allowed_origins, origin):
-        raise OctavoError(f"Pages of {origin[:100]} may not change models.", status=403, type="permission_error")
-
-
 async def copy(request: Request) -> Response:
     """A second name for the model, until the server ends."""
     front: Front = request.app.state.front
-    _check_origin(request, front)
     body: OllamaCopyBody = await front.body(request, _COPY)
     front.check_model(body.source)
     check_text(body.destination, "destination")
@@ -180,7 +171,6 @@ async def copy(request: Request) -> Response:
 async def delete(request: Request) -> Response:
     """Remove a downloaded model from this machine; not the one that is served."""
     front: Front = request.app.state.front
-    _check_origin(request, front)
     body: OllamaModelBody = await front.body(request, _MODEL)
     name = _given(body)
     if name in {*front.names, *front.aliases}:
@@ -195,7 +185,6 @@ async def delete(request: Request) -> Response:
 async def pull(request: Request) -> Response | EventStream:
     """Download a model, with its progress line by line. The model that is served is there already."""
     front: Front = request.app.state.front
-    _check_origin(request, front)
     body: OllamaModelBody = await front.body(request, _MODEL)
     source = Pulling(front, _given(body))
     if body.stream is not False:
