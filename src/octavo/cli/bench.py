@@ -1,7 +1,8 @@
 """`octavo bench`: how fast a model runs here. Alone: llama-bench's table, and the share of the roofline.
 
-`bench latency` and `bench throughput` take vLLM's flags and print its words. All run in this process without the
-prefix cache, greedy, past the model's end ids, over prompts of pseudo-random ids.
+`bench latency` and `bench throughput` take vLLM's flags and print its words, as does `bench serve` (bench_serve.py),
+which asks a running server. All others run in this process without the prefix cache, greedy, past the model's end ids,
+over prompts of pseudo-random ids.
 """
 
 from __future__ import annotations
@@ -305,7 +306,7 @@ TABLE = OptionCommand(
     "bench",
     table,
     "Prompt processing, generation, and generation of a batch, in tokens a second, and the share of the machine's "
-    "roofline. `bench latency` and `bench throughput` take vLLM's flags.",
+    "roofline. `bench latency`, `bench throughput` and `bench serve` take vLLM's flags.",
     nouns=_NOUNS,
     own=[
         _count(["--n-prompt", "-p"], 512, "tokens of the prompt test; 0: without it", least=0),
@@ -345,7 +346,9 @@ class Bench:
 
     def main(self, args: list[str], prog_name: str, standalone_mode: bool) -> Any:
         """As a click command's."""
-        made = {"latency": LATENCY, "throughput": THROUGHPUT}.get(args[0]) if args else None
+        from octavo.cli.bench_serve import SERVE
+
+        made = {"latency": LATENCY, "throughput": THROUGHPUT, "serve": SERVE}.get(args[0]) if args else None
         if made is None:
             return TABLE.main(args, prog_name=prog_name, standalone_mode=standalone_mode)
         return made.main(args[1:], prog_name=f"{prog_name} {args[0]}", standalone_mode=standalone_mode)
