@@ -75,6 +75,20 @@ def hub_cache(environ: Mapping[str, str] | None = None) -> Path:
     return Path(env.get("HF_HUB_CACHE") or home + "/hub").expanduser()
 
 
+def client_folders(environ: Mapping[str, str] | None = None) -> dict[str, Path]:
+    """Where clients of a server keep their configuration, for `octavo launch`."""
+    env = os.environ if environ is None else environ
+    config = env.get("XDG_CONFIG_HOME") or "~/.config"
+    made = {
+        "config": config,
+        "codex": env.get("CODEX_HOME") or "~/.codex",
+        "continue": env.get("CONTINUE_GLOBAL_DIR") or "~/.continue",
+        "llm": env.get("LLM_USER_PATH") or f"{config}/io.datasette.llm",
+        "pi": env.get("PI_CODING_AGENT_DIR") or "~/.pi/agent",
+    }
+    return {name: Path(folder).expanduser() for name, folder in made.items()}
+
+
 def resolve(flags: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
     """Settings from `flags` (field name → text or typed value), the environment and the YAML file that they name.
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "serve": Entry("octavo.cli.serve:command", "serve a model over HTTP"),
     "run": Entry("octavo.cli.run:command", "talk to a model in the terminal, or answer one prompt"),
     "complete": Entry("octavo.cli.complete:command", "go on with a text, without a chat template"),
+    "launch": Entry("octavo.cli.launch:command", "start a client (codex, opencode, aider ...) on the server that runs"),
     "run-batch": Entry("octavo.cli.run_batch:command", "answer a file of requests; goes on where it was left"),
     "ps": Entry("octavo.cli.ps:command", "the servers that run: what they serve, where, since when, how busy"),
     "stop": Entry("octavo.cli.stop:command", "end a server, its requests first"),
