@@ -169,6 +169,27 @@ def test_tokens_are_given_by_weight(weights: tuple[float, float], lengths: tuple
     assert tokens[0] / tokens[1] == pytest.approx(weights[0] / weights[1], rel=0.05)
 
 
+def test_long_queues_keep_shares_and_classes() -> None:
+    """Everybody waits longer than the patience of the queue: keys get their shares still, the urgent are first, and the
+    humble are not forgotten."""
+    clock = [0.0]
+    world = Harness(make_facts(pages=400, max_seqs=2, max_rows=64), run_ahead=1, patience=60.0)
+    world.core.roster.clock = lambda: clock[0]
+    names: dict[str, str] = {}
+    for number in range(400):
+        for tenant, weight, priority in (("a", 3.0, 0), ("b", 1.0, 0), ("humble", 1.0, 5)):
+            name = world.submit((1, 2, 3 + number % 9), tenant=(tenant, weight), priority=priority, max_tokens=10,
+                                ignore_eos=True)  # fmt: skip
+            names[str(name)] = tenant
+    tokens: Counter[str] = Counter()
+    while sum(tokens.values()) < 4000:
+        clock[0] += 50.0
+        for output in world.step():
+            tokens[names[output.request]] += len(output.token_ids)
+    assert tokens["a"] / tokens["b"] == pytest.approx(3, rel=0.05)
+    assert 400 < tokens["humble"] <= 1000  # a quarter at most: now and then one of `b` has waited longer
+
+
 def test_who_was_away_has_no_credit() -> None:
     """A key that comes late does not take everything until it has caught up with the hours before."""
     world = Harness(make_facts(pages=400, max_seqs=4, max_rows=64), run_ahead=1)

@@ -1,7 +1,8 @@
 """Requests that wait to be admitted: bounded, in classes of priority, each class shared fairly among keys (shares.py).
 
-Whoever has waited longer than `patience` goes before every class, so a stream of urgent requests cannot starve the
-others. It knows neither blocks nor slots.
+Where somebody has waited longer than `patience`, every fourth admission is for the class of whoever has waited longest,
+so a stream of urgent requests cannot starve the others; within a class shares are kept however long it is. It knows
+neither blocks nor slots.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from octavo.errors import QueueFull
 from octavo.request import Request
 
 RATE_WEIGHT = 0.1  # of the newest interval in the moving mean of admissions
+OVERDUE_TURN = 4  # of so many admissions one is for those who have waited too long
 Lines = dict[str, deque[Sequence]]  # tenant -> its waiting sequences, oldest first
 
 
@@ -32,6 +34,7 @@ class RequestQueue:
         self._arrivals: OrderedDict[int, Sequence] = OrderedDict()  # arrival -> sequence, oldest first
         self._waiting: Counter[str] = Counter()  # of each tenant
         self._weights: dict[str, float] = {}  # of those that wait, as their last requests said
+        self._admissions = 0
         self._interval = 1.0  # moving mean of seconds between admissions
         self._last_pop: float | None = None
 
@@ -77,10 +80,11 @@ class RequestQueue:
         """Who is next. `now`: monotonic seconds. running: what they have been given counts."""
         if not self._arrivals:
             return None
-        oldest = next(iter(self._arrivals.values()))
-        if now - oldest.live.arrived_at > self.patience:
-            return oldest
         priority = self._priorities[0]
+        if self._admissions % OVERDUE_TURN == 0:
+            oldest = next(iter(self._arrivals.values())).live
+            if now - oldest.arrived_at > self.patience:
+                priority = oldest.request.priority
         lines = self._lines[priority]
         if len(lines) == 1:
             (line,) = lines.values()
@@ -97,6 +101,7 @@ class RequestQueue:
         """`sequence` (from peek) is admitted, with so many ids from the prefix cache."""
         self._shares[sequence.live.request.priority].admitted(sequence, hit)
         self._take(sequence)
+        self._admissions += 1
         if self._last_pop is not None:
             self._interval += RATE_WEIGHT * (min(60.0, now - self._last_pop) - self._interval)
         self._last_pop = now

@@ -163,6 +163,7 @@ async def take_up(request: Request) -> EventStream:
     given = request.query_params.get("from", "0")
     if not given.isdecimal() or len(given) > 9:
         raise InvalidRequest(f"from must be the number of events that have come, got {given[:40]!r}.", param="from")
+    front.check_quota()  # a stream that is refused when it has begun to go on would be lost
     reader, idle = front.kept.take_up(request.path_params["id"], int(given), caller(request.scope))
     return EventStream(reader, {}, front.config.sse_ping_interval, idle)
 
