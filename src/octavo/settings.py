@@ -75,12 +75,18 @@ def hub_cache(environ: Mapping[str, str] | None = None) -> Path:
     return Path(env.get("HF_HUB_CACHE") or home + "/hub").expanduser()
 
 
+def login_shell(environ: Mapping[str, str] | None = None) -> str:
+    """The user's shell, as a path; empty where it is not told."""
+    return (os.environ if environ is None else environ).get("SHELL", "")
+
+
 def client_folders(environ: Mapping[str, str] | None = None) -> dict[str, Path]:
-    """Where clients of a server keep their configuration, for `octavo launch`."""
+    """Where other programs keep their configuration: clients of a server, shells."""
     env = os.environ if environ is None else environ
     config = env.get("XDG_CONFIG_HOME") or "~/.config"
     made = {
         "config": config,
+        "data": env.get("XDG_DATA_HOME") or "~/.local/share",
         "codex": env.get("CODEX_HOME") or "~/.codex",
         "continue": env.get("CONTINUE_GLOBAL_DIR") or "~/.continue",
         "llm": env.get("LLM_USER_PATH") or f"{config}/io.datasette.llm",

@@ -344,11 +344,16 @@ THROUGHPUT = OptionCommand(
 class Bench:
     """The command: its first word chooses."""
 
-    def main(self, args: list[str], prog_name: str, standalone_mode: bool) -> Any:
-        """As a click command's."""
+    @property
+    def parsers(self) -> dict[str, OptionCommand]:
+        """By that word."""
         from octavo.cli.bench_serve import SERVE
 
-        made = {"latency": LATENCY, "throughput": THROUGHPUT, "serve": SERVE}.get(args[0]) if args else None
+        return {"": TABLE, "latency": LATENCY, "throughput": THROUGHPUT, "serve": SERVE}
+
+    def main(self, args: list[str], prog_name: str, standalone_mode: bool) -> Any:
+        """As a click command's."""
+        made = self.parsers.get(args[0]) if args else None
         if made is None:
             return TABLE.main(args, prog_name=prog_name, standalone_mode=standalone_mode)
         return made.main(args[1:], prog_name=f"{prog_name} {args[0]}", standalone_mode=standalone_mode)

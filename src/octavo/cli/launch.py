@@ -140,6 +140,8 @@ def _show(setup: Setup, words: tuple[str, ...], bare: bool, files: bool = True) 
 class Launch(OptionCommand):
     """Options of the client, behind its name, are the client's own."""
 
+    words = tuple(CLIENTS)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         takes = {name for name, (_, value) in self.table.spellings.items() if value}
         at = 0

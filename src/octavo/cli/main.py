@@ -37,6 +37,7 @@ COMMANDS = {
     "show": Entry("octavo.cli.show:command", "what a model is: architecture, parameters, formats, template, licence"),
     "list": Entry("octavo.cli.listing:command", "the models on this machine"),
     "rm": Entry("octavo.cli.rm:command", "remove a model and what was made of it"),
+    "completion": Entry("octavo.cli.completion:command", "what a shell completes: bash, zsh, fish"),
     "doctor": Entry("octavo.cli.doctor:command", "is this machine fit to serve: what is wrong, and what to do"),
     "key": Entry("octavo.cli.key:command", "make an API key, and its line for --api-key-file"),
     "env": Entry("octavo.cli.env:command", "versions, processor, memory, folders: to paste into an issue"),
@@ -67,6 +68,8 @@ def _run(args: list[str]) -> int:
             return _run([args[1], "--help"])
         print(_help())
         return 0
+    if first == "--install-completion":
+        return _run(["completion", "--install", *args[1:]])
     name = _known(first)
     try:
         if name is None:
