@@ -19,6 +19,7 @@ struct Workspace {
   float* raw_maxima;  // [P / 16]
   float* maxima;      // [P / 16] of the changed copy
   float* sums;        // [P / 256] of blocks
+  float* kept_weights;  // [P] of the changed copy (Values::weights)
 };
 
 enum Draw : uint32_t { kPickDraw = 0, kXtcDraw = 1 };  // numbers of a position; each has its own
@@ -31,23 +32,27 @@ static double drawn(const Choice& c, Draw draw) {
 // What of a row stays: values are changed by operator(), and a block where some() says no dies.
 template <class SCORE>
 struct AtOrBefore {
+  static constexpr bool kTakesAway = true;  // and changes no value
   SCORE score;
   Cut cut;
   bool some(F maxima) const { return any(ge(score.most(maxima), set1(cut.value))); }
   F operator()(F value, i64 i) const { return kept(cut, score(value), i, value, set1(-kInfinity)); }
 };
 struct AtOrBehind {
+  static constexpr bool kTakesAway = true;
   Cut cut;
   bool some(F) const { return true; }
   F operator()(F value, i64 i) const { return kept({cut.value, cut.id - 1}, value, i, set1(-kInfinity), value); }
 };
 struct Heavy {
-  Weighing weigh;
+  static constexpr bool kTakesAway = true;
+  Weights weights;
   float least;
-  bool some(F maxima) const { return any(ge(weigh(maxima), set1(least))); }
-  F operator()(F value, i64) const { return select(ge(weigh(value), set1(least)), value, set1(-kInfinity)); }
+  bool some(F maxima) const { return any(ge(weights.weigh(maxima), set1(least))); }
+  F operator()(F value, i64 i) const { return select(ge(weights(value, i), set1(least)), value, set1(-kInfinity)); }
 };
 struct Scaled {
+  static constexpr bool kTakesAway = false;
   float by;
   bool some(F) const { return true; }
   F operator()(F value, i64) const { return min(mul(value, set1(by)), set1(3.4e38f)); }  // never +inf
@@ -67,7 +72,16 @@ static void reduce(Values& row, const KEEP& keep, const Workspace& ws) {
     store(ws.maxima + b * 16, top);
     most = max(most, top);
   }
-  row = {ws.values, row.V, row.blocks, ws.maxima, reduce_max(most)};
+  const float greatest = reduce_max(most);
+  const bool weighed = KEEP::kTakesAway && row.weighed && greatest == row.most;
+  row = {ws.values, row.V, row.blocks, ws.maxima, greatest, ws.kept_weights, weighed};
+}
+
+// Blocks that it does not weigh have nothing that stays.
+static void keep_heavy(Values& row, float least, const Workspace& ws) {
+  const Heavy heavy = {weights_of(row), least};
+  row.weighed = row.weights != nullptr;
+  reduce(row, heavy, ws);
 }
 
 static void keep_top(Values& row, i64 k, Candidates& list, const Workspace& ws) {
@@ -102,7 +116,7 @@ static int32_t mirostat(Values& row, const Choice& c, bool second, Candidates& l
     if (least > 1.0f) {
       reduce(row, AtOrBefore<ByValue>{{}, {row.most, argmax(row)}}, ws);
     } else {
-      reduce(row, Heavy{plain(row), least}, ws);
+      keep_heavy(row, least, ws);
     }
   } else {
     int32_t ids[kMostSorted];
@@ -112,11 +126,17 @@ static int32_t mirostat(Values& row, const Choice& c, bool second, Candidates& l
     keep_top(row, mirostat_count(top, n, row.V, *mu), list, ws);
   }
   double whole = 0;
-  const int32_t id = pick(row, plain(row), kEverything, drawn(c, kPickDraw), ws.sums, &whole);
+  const int32_t id = pick(row, weights_of(row), kEverything, drawn(c, kPickDraw), ws.sums, &whole);
   if (id < 0) return id;
   const double log_p = (static_cast<double>(row.v[id]) - static_cast<double>(row.most)) - natural_log(whole);
   *mu = static_cast<float>(*mu - static_cast<double>(s.mirostat_eta[c.slot]) * (-log_p / kLn2 - s.mirostat_tau[c.slot]));
   return id;
+}
+
+static void keep_share(Values& row, float share, Candidates& list, const Workspace& ws) {
+  const Cut cut = top_p(row, weights_of(row), share, list);
+  row.weighed = row.weights != nullptr;
+  reduce(row, AtOrBefore<ByValue>{{}, cut}, ws);
 }
 
 static void link_temperature(Values& row, const Choice& c, const Workspace& ws) {
@@ -142,6 +162,7 @@ static void link_change(Values& row, const Choice& c, int32_t link, const Worksp
 
 // The id that the chain gives from its link `first` on; *mu becomes the state after it.
 static int32_t run_chain(Values row, const Choice& c, i64 first, const Workspace& ws, float* mu) {
+  row.weights = ws.kept_weights;
   const Slots& s = *c.slots;
   const i64 n = c.slot;
   Candidates list = {ws.ids, ws.weights, row.blocks * kBlockIds, 0};
@@ -157,8 +178,8 @@ static int32_t run_chain(Values row, const Choice& c, i64 first, const Workspace
         reduce(row, AtOrBefore<ByNearness>{near, typical_p(row, near, s.typical_p[n], list)}, ws);
         break;
       }
-      case S_top_p: reduce(row, AtOrBefore<ByValue>{{}, top_p(row, plain(row), s.top_p[n], list)}, ws); break;
-      case S_min_p: reduce(row, Heavy{plain(row), s.min_p[n]}, ws); break;
+      case S_top_p: keep_share(row, s.top_p[n], list, ws); break;
+      case S_min_p: keep_heavy(row, s.min_p[n], ws); break;
       case S_xtc: link_xtc(row, c, ws); break;
       case S_temperature: link_temperature(row, c, ws); break;
       case S_mirostat:
@@ -167,7 +188,7 @@ static int32_t run_chain(Values row, const Choice& c, i64 first, const Workspace
     }
   }
   double whole = 0;
-  return pick(row, plain(row), kEverything, drawn(c, kPickDraw), ws.sums, &whole);
+  return pick(row, weights_of(row), kEverything, drawn(c, kPickDraw), ws.sums, &whole);
 }
 
 }  // namespace

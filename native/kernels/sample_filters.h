@@ -5,129 +5,11 @@
 // part of an id's weight. Nothing is sorted; see sample_select.h.
 #pragma once
 #include "sample_changes.h"
+#include "sample_narrow.h"
 #include "sample_powers.h"
 
 OCTAVO_BEGIN
 namespace {
-
-// How values become weights: e^((value - most) / temperature), 0 where that is below min_p (most itself weighs exactly 1).
-// Below kLeast a weight is 0 too, and exp never makes a denormal: those cost AVX2 30 ns a vector (a row with half of its
-// 49,152 ids forbidden took 105 us, now 44).
-struct Weighing {
-  static constexpr float kLeast = 1.7e-38f;  // just above e^-87, the least that exp is asked for
-  float most, per_temperature, min_p;
-  F operator()(F value) const {
-    const F w = exp(max(mul(sub(value, set1(most)), set1(per_temperature)), set1(-87.0f)));
-    return select(ge(w, set1(min_p > kLeast ? min_p : kLeast)), w, zero());
-  }
-  // 1 where the id is kept.
-  F count(F value) const {
-    const F one = set1(1.0f);
-    return min_p > 0.0f ? select(gt((*this)(value), zero()), one, zero()) : select(gt(value, set1(-kInfinity)), one, zero());
-  }
-};
-
-// Candidates: ids and their weights, in ascending ids.
-struct Candidates {
-  int32_t* ids;
-  float* weights;
-  i64 capacity, n;
-};
-
-// Ids with lo < score <= hi that min_p keeps. False if they do not fit.
-template <class SCORE>
-static bool collect(const Values& row, const SCORE& score, const Weighing& weigh, float lo, float hi, Candidates& out) {
-  out.n = 0;
-  alignas(64) float weight[16];
-  for (i64 b = 0; b < row.blocks; b++) {
-    if (!any(gt(score.most(load(row.maxima + b * 16)), set1(lo)))) continue;
-    for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16) {
-      const F value = values_at(row.v, i, row.V), rank = score(value);
-      uint32_t hit = bits(gt(rank, set1(lo))) & bits(le(rank, set1(hi)));
-      if (!hit) continue;
-      const F w = weigh(value);
-      if (weigh.min_p > 0.0f) hit &= bits(gt(w, zero()));
-      store(weight, w);
-      for (; hit; hit &= hit - 1) {
-        const int lane = __builtin_ctz(hit);
-        if (out.n == out.capacity) return false;
-        out.ids[out.n] = static_cast<int32_t>(i + lane);
-        out.weights[out.n++] = weight[lane];
-      }
-    }
-  }
-  return true;
-}
-
-// Only those at or before the cut stay.
-static void trim(const Values& row, Cut cut, Candidates& list) {
-  i64 left = 0;
-  for (i64 k = 0; k < list.n; k++) {
-    const float value = row.v[list.ids[k]];
-    if (value < cut.value || (value == cut.value && list.ids[k] > cut.id)) continue;
-    list.ids[left] = list.ids[k];
-    list.weights[left++] = list.weights[k];
-  }
-  list.n = left;
-}
-
-// The weight (COUNT: the number) of the ids that min_p keeps: of all, and of those above each of four scores. Added up in
-// the order of `total`.
-struct Mass {
-  double whole, above[4];
-};
-template <bool COUNT, class SCORE>
-static Mass masses(const Values& row, const SCORE& score, const Weighing& weigh, const float* bounds) {
-  Mass mass = {0, {0, 0, 0, 0}};
-  for (i64 b = 0; b < row.blocks; b++) {
-    if (!alive(row, b)) continue;
-    F whole = zero(), above[4] = {zero(), zero(), zero(), zero()};
-    for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16) {
-      const F value = values_at(row.v, i, row.V), rank = score(value), w = COUNT ? weigh.count(value) : weigh(value);
-      whole = add(whole, w);
-      for (int k = 0; k < 4; k++) above[k] = add(above[k], select(gt(rank, set1(bounds[k])), w, zero()));
-    }
-    mass.whole += reduce_add(whole);
-    for (int k = 0; k < 4; k++) mass.above[k] += reduce_add(above[k]);
-  }
-  return mass;
-}
-
-// The first id of an order, whose highest score is at most `top`, at which the mass of the row reaches `target` (SHARE: that share of the whole mass). Four values at a time
-// narrow the interval that holds it until its ids fit the list: at first, in temperatures below the maximum, where nuclei of
-// peaked to flat rows end; then evenly. A round costs as much as some 1,000 ids in the list do (flat row of 49,152 ids, top_p
-// 0.9, avx512: 223 us with a list of 8,192, 100 us with 1,024). Dropped: bounds around the interpolated place of the target
-// (normal rows take 3 to 6 rounds so, 3 to 5 evenly). Equal values cannot be told apart: after kRounds the list takes all.
-constexpr i64 kNarrow = 1024;
-constexpr int kRounds = 8;
-template <bool COUNT, bool SHARE, class SCORE>
-static Cut narrow(const Values& row, const SCORE& score, float top, const Weighing& weigh, double target, Candidates& list) {
-  const float unit = 1.0f / weigh.per_temperature;
-  float bounds[4] = {top - 2 * unit, top - 5 * unit, top - 9 * unit, top - 14 * unit};
-  float lo = -kInfinity, hi = top;
-  double before = 0;  // mass above hi
-  const i64 capacity = list.capacity;
-  for (int round = 0;; round++) {
-    const Mass mass = masses<COUNT>(row, score, weigh, bounds);
-    if (SHARE && round == 0) target *= mass.whole;
-    for (int k = 0; k < 4 && lo < bounds[k]; k++) {
-      if (mass.above[k] >= target) {
-        lo = bounds[k];
-      } else if (bounds[k] < hi) {
-        hi = bounds[k];
-        before = mass.above[k];
-      }
-    }
-    list.capacity = round < kRounds && capacity > kNarrow ? kNarrow : capacity;
-    const bool fits = collect(row, score, weigh, lo, hi, list);
-    list.capacity = capacity;
-    if (fits) break;
-    const float low = lo > -kInfinity ? lo : hi - 90 * unit;  // e^-90: less than a weight can be
-    for (int k = 0; k < 4; k++) bounds[k] = hi + (low - hi) * (0.2f * static_cast<float>(k + 1));
-  }
-  if (list.n == 0) return kEverything;  // nothing is left below `hi`: all are kept
-  return descend(row.v, score, list.ids, COUNT ? nullptr : list.weights, list.n, before, target);
-}
 
 // top_k: the cut after the k-th id that min_p keeps. 0 < k < V. `list` holds what is kept, unless `listed` is false.
 static Cut top_k(const Values& row, const Weighing& weigh, i64 k, Candidates& list, float* tops, bool listed) {
@@ -139,7 +21,7 @@ static Cut top_k(const Values& row, const Weighing& weigh, i64 k, Candidates& li
     if (list.n <= k) return cut;
     cut = descend(row.v, ByValue{}, list.ids, nullptr, list.n, 0.0, static_cast<double>(k));
   } else {
-    cut = narrow<true, false>(row, ByValue{}, row.most, weigh, static_cast<double>(k), list);
+    cut = narrow<true, false>(row, ByValue{}, row.most, Weights{weigh}, static_cast<double>(k), list);
   }
   if (!listed) return cut;
   collect(row, ByValue{}, weigh, cut.value > -kInfinity ? below(cut.value) : cut.value, kInfinity, list);
@@ -148,8 +30,8 @@ static Cut top_k(const Values& row, const Weighing& weigh, i64 k, Candidates& li
 }
 
 // top_p over the whole row: ids are kept while the weight of those before them is below `share` of the whole.
-static Cut top_p(const Values& row, const Weighing& weigh, float share, Candidates& list) {
-  return narrow<false, true>(row, ByValue{}, row.most, weigh, share, list);
+static Cut top_p(const Values& row, const Weights& weights, float share, Candidates& list) {
+  return narrow<false, true>(row, ByValue{}, row.most, weights, share, list);
 }
 
 // top_p over what top_k kept.
@@ -160,7 +42,8 @@ static Cut top_p_of(const Values& row, float p, Candidates& list) {
 }
 
 // The sum of weights at or before the cut; sums [blocks] gets those of the blocks.
-static double total(const Values& row, const Weighing& weigh, Cut cut, float* sums) {
+template <class WEIGH>
+static double total(const Values& row, const WEIGH& weigh, Cut cut, float* sums) {
   double whole = 0;
   for (i64 b = 0; b < row.blocks; b++) {
     sums[b] = 0.0f;
@@ -168,7 +51,7 @@ static double total(const Values& row, const Weighing& weigh, Cut cut, float* su
     F sum = zero();
     for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16) {
       const F value = values_at(row.v, i, row.V);
-      sum = add(sum, kept(cut, value, i, weigh(value), zero()));
+      sum = add(sum, kept(cut, value, i, weigh(value, i), zero()));
     }
     sums[b] = reduce_add(sum);
     whole += sums[b];
@@ -177,7 +60,8 @@ static double total(const Values& row, const Weighing& weigh, Cut cut, float* su
 }
 
 // The id at which the cumulative weight passes u * *whole, which is set to the total.
-static int32_t pick(const Values& row, const Weighing& weigh, Cut cut, double u, float* sums, double* whole) {
+template <class WEIGH>
+static int32_t pick(const Values& row, const WEIGH& weigh, Cut cut, double u, float* sums, double* whole) {
   *whole = total(row, weigh, cut, sums);
   const double point = u * *whole;
   double before = 0;
@@ -193,7 +77,7 @@ static int32_t pick(const Values& row, const Weighing& weigh, Cut cut, double u,
   alignas(64) float weight[16];
   for (i64 i = block * kBlockIds, end = i + 16 * vectors_of(row.V, block); i < end; i += 16) {
     const F value = values_at(row.v, i, row.V);
-    store(weight, kept(cut, value, i, weigh(value), zero()));
+    store(weight, kept(cut, value, i, weigh(value, i), zero()));
     for (int lane = 0; lane < 16; lane++) {
       if (weight[lane] == 0.0f) continue;
       last = static_cast<int32_t>(i + lane);
@@ -206,29 +90,29 @@ static int32_t pick(const Values& row, const Weighing& weigh, Cut cut, double u,
 
 // The filters of a chain: each acts on what the ones before it left, with weights e^(value - most).
 
-static inline Weighing plain(const Values& row) { return {row.most, 1.0f, 0.0f}; }
 
 // What `weights` say of a row: their sum, the mean of value - most under them, and how many ids there are.
 struct Spread {
   double whole, mean, ids;
   double entropy() const { return natural_log(whole) - mean; }  // -sum p ln p, with ln p = (value - most) - ln whole
 };
-static Spread spread(const Values& row) {
-  const Weighing weigh = plain(row);
+static Spread spread(Values& row) {
+  const Weights weights = weights_of(row);
   Spread made = {0, 0, 0};
   for (i64 b = 0; b < row.blocks; b++) {
     if (!alive(row, b)) continue;
     F whole = zero(), moment = zero(), ids = zero();
     for (i64 i = b * kBlockIds, end = i + 16 * vectors_of(row.V, b); i < end; i += 16) {
-      const F value = values_at(row.v, i, row.V), w = weigh(value);
+      const F value = values_at(row.v, i, row.V), w = weights(value, i);
       whole = add(whole, w);
       moment = add(moment, mul(w, max(sub(value, set1(row.most)), set1(-90.0f))));  // 0 * -90, never 0 * -inf
-      ids = add(ids, weigh.count(value));
+      ids = add(ids, weights.weigh.count(value));
     }
     made.whole += reduce_add(whole);
     made.mean += reduce_add(moment);
     made.ids += reduce_add(ids);
   }
+  row.weighed = row.weights != nullptr;
   made.mean /= made.whole;
   return made;
 }
@@ -259,17 +143,18 @@ static Cut top_n_sigma(const Values& row, float n) {
 // typical_p (Meister et al.: Locally typical sampling, 2022): ids whose surprise is nearest to the entropy stay, until their
 // weight reaches the share. |-ln p - entropy| = |(value - most) - mean|: the centre is the mean value.
 static Cut typical_p(const Values& row, ByNearness near, float share, Candidates& list) {
-  return narrow<false, true>(row, near, 0.0f, plain(row), share, list);
+  return narrow<false, true>(row, near, 0.0f, weights_of(row), share, list);
 }
-static ByNearness typical_centre(const Values& row) {
+static ByNearness typical_centre(Values& row) {
   return {static_cast<float>(static_cast<double>(row.most) + spread(row).mean)};
 }
 
 // XTC (exclude top choices, p-e-w in oobabooga/text-generation-webui #6335): the last id, in the total order, of those whose
 // probability reaches the threshold; all ids before it leave. The value is -inf if fewer than two reach it.
-static Cut xtc(const Values& row, float threshold, float* sums) {
+static Cut xtc(Values& row, float threshold, float* sums) {
   const Weighing weigh = plain(row);
-  const float least = static_cast<float>(static_cast<double>(threshold) * total(row, weigh, kEverything, sums));
+  const float least = static_cast<float>(static_cast<double>(threshold) * total(row, weights_of(row), kEverything, sums));
+  row.weighed = row.weights != nullptr;
   Cut last = {kInfinity, -1};
   i64 reached = 0;
   for (i64 b = 0; b < row.blocks; b++) {
@@ -290,7 +175,7 @@ static Cut xtc(const Values& row, float threshold, float* sums) {
 // The temperature between `given` - range and `given` + range that the entropy asks for, as a share of the greatest one that
 // as many ids can have, to the power of the exponent (kalomaze, in llama.cpp #4972). At least kColdest.
 constexpr float kColdest = 0.01f;
-static float dynamic_temperature(const Values& row, float given, float range, float exponent) {
+static float dynamic_temperature(Values& row, float given, float range, float exponent) {
   const Spread s = spread(row);
   if (s.ids < 2) return given;
   const double low = given > range ? static_cast<double>(given) - range : 0.0, high = static_cast<double>(given) + range;
@@ -302,8 +187,9 @@ static float dynamic_temperature(const Values& row, float given, float range, fl
 
 // Mirostat 2 (Basu et al.: Mirostat, ICLR 2021): the least weight that stays, that of a surprise of mu bits. Above 1 nothing
 // would stay: then the first id does.
-static float mirostat_least(const Values& row, float mu, float* sums) {
-  const double least = total(row, plain(row), kEverything, sums) * exponential(-static_cast<double>(mu) * kLn2);
+static float mirostat_least(Values& row, float mu, float* sums) {
+  const double least = total(row, weights_of(row), kEverything, sums) * exponential(-static_cast<double>(mu) * kLn2);
+  row.weighed = row.weights != nullptr;
   return least < 2.0 ? static_cast<float>(least) : 2.0f;
 }
 

@@ -22,6 +22,8 @@ struct Values {
   i64 V, blocks;        // blocks = ceil(V / 256)
   const float* maxima;  // [blocks][16]
   float most;           // the maximum; -inf if every id is forbidden
+  float* weights = nullptr;  // [P] room for e^(value - most), where there is some
+  bool weighed = false;      // whether they are there, for every id that is not forbidden
 };
 
 // The ids before and up to `id` among those of `value`: a cut through the total order, or another one of scores.

@@ -174,6 +174,14 @@ static inline F select(M m, F x, F y) {
 static inline I select_i(M m, I x, I y) { return as_i(select(m, as_f(x), as_f(y))); }
 static inline bool any(M m) { return m.m != 0; }
 static inline uint32_t bits(M m) { return m.m; }
+// Lanes of m one after the other to p, where 16 may be written; their number.
+static inline int compress(float* p, F a, M m) {
+  alignas(64) float lanes[16];
+  store(lanes, a);
+  int n = 0;
+  for (uint32_t left = m.m; left; left &= left - 1) p[n++] = lanes[__builtin_ctz(left)];
+  return n;
+}
 static inline int first(M m) { return __builtin_ctz(m.m); }  // m is not empty
 
 static inline F load_bf16(const uint16_t* p) {

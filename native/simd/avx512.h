@@ -152,6 +152,11 @@ static inline M gt_i(I a, I b) { return {_mm512_cmpgt_epi32_mask(a.v, b.v)}; }
 static inline M eq_i(I a, I b) { return {_mm512_cmpeq_epi32_mask(a.v, b.v)}; }
 static inline F select(M m, F a, F b) { return {_mm512_mask_blend_ps(m.m, b.v, a.v)}; }
 static inline I select_i(M m, I a, I b) { return {_mm512_mask_blend_epi32(m.m, b.v, a.v)}; }
+// Lanes of m one after the other to p, where 16 may be written; their number.
+static inline int compress(float* p, F a, M m) {
+  _mm512_storeu_ps(p, _mm512_maskz_compress_ps(m.m, a.v));
+  return __builtin_popcount(m.m);
+}
 static inline bool any(M m) { return m.m != 0; }
 static inline uint32_t bits(M m) { return m.m; }
 static inline int first(M m) { return __builtin_ctz(m.m); }  // m is not empty

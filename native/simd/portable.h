@@ -195,6 +195,14 @@ static inline I select_i(M m, I a, I b) {
 static inline F select(M m, F a, F b) { return as_f(select_i(m, as_i(a), as_i(b))); }
 static inline bool any(M m) { return m.m != 0; }
 static inline uint32_t bits(M m) { return m.m; }
+// Lanes of m one after the other to p, where 16 may be written; their number.
+static inline int compress(float* p, F a, M m) {
+  alignas(64) float lanes[16];
+  store(lanes, a);
+  int n = 0;
+  for (uint32_t left = m.m; left; left &= left - 1) p[n++] = lanes[__builtin_ctz(left)];
+  return n;
+}
 static inline int first(M m) { return __builtin_ctz(m.m); }  // m is not empty
 
 static inline I load_u16(const uint16_t* p) {

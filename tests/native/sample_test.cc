@@ -26,7 +26,7 @@ float real(float lo, float hi) { return std::uniform_real_distribution<float>(lo
 
 i64 workspace_bytes(i64 V) {
   const i64 P = (V + 255) / 256 * 256;
-  return 12 * P + P / 2 + (P / 64 + 63) / 64 * 64;
+  return 16 * P + P / 2 + (P / 64 + 63) / 64 * 64;
 }
 
 // Every array on the heap, as large as the kernel may read.

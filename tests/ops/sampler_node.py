@@ -25,7 +25,7 @@ Results = dict[str, npt.NDArray[Any]]
 def workspace_bytes(vocab: int, threads: int) -> int:
     """The formula of native/kernels/sample.cc."""
     padded = -(-vocab // 256) * 256
-    return threads * (12 * padded + padded // 2 + -(-(padded // 64) // 64) * 64)
+    return threads * (16 * padded + padded // 2 + -(-(padded // 64) // 64) * 64)
 
 
 class SamplerNode:

@@ -126,6 +126,44 @@ def test_sampler(name: str, shape: str) -> None:
     assert check(logits, rows) >= (30 if shape == "ties" else 36)
 
 
+def samples_apart(logits: Logits, by: float) -> Logits:
+    """The vectors of 16 ids that a sample looks at (native/kernels/sample_narrow.h) lie lower than the others."""
+    blocks, vectors = np.divmod(np.arange(logits.shape[1]) // 16, 16)
+    return (logits - by * (vectors == 5 * blocks % 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform", "two heaps", "apart", "rounded", "falling"])
+def test_large_flat_rows(kind: str) -> None:
+    """Where a sample tells where a share of the weight is reached, and where it is wrong; after other cuts, too."""
+    vocab = 20_011
+    rng = np.random.default_rng(7)
+    logits = peaked(rng, 24, vocab, 0.5)
+    if kind == "uniform":
+        logits = rng.uniform(0, 1, logits.shape).astype(np.float32)
+    elif kind == "two heaps":
+        logits[:, rng.integers(0, vocab, vocab // 2)] -= 3
+    elif kind == "apart":
+        logits = samples_apart(logits, 0.7)
+    elif kind == "rounded":
+        logits = np.round(8 * logits) / 8
+    elif kind == "falling":
+        logits = -np.sort(-logits, axis=1)
+    chains = [
+        ("top_p", "pick"),
+        ("typ_p", "pick"),
+        ("temperature", "min_p", "top_p", "typ_p", "pick"),
+        ("xtc", "typ_p", "temperature", "top_p", "mirostat_v2"),
+        ("typ_p", "top_p", "typ_p", "min_p", "pick"),
+    ]
+    rows = [
+        Parameters(ids=[1], prompt_len=1, seed=k, chain=chains[k % 5], top_p=[0.9, 0.3, 0.999, 0.02][k % 4],
+                   typical_p=[0.2, 0.95, 0.9995][k % 3], min_p=0.05, temperature=[0.8, 1.3][k % 2], mu=14.0,
+                   xtc_probability=0.5)
+        for k in range(24)
+    ]  # fmt: skip
+    assert check(logits, rows) >= (12 if kind == "rounded" else 16)
+
+
 @pytest.mark.parametrize("name", ALONE)
 def test_equal_values(name: str) -> None:
     """Where nothing but the id tells ids apart."""

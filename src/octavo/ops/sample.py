@@ -28,11 +28,11 @@ def _operations(node: Node) -> Sum:
 def sample_workspace(vocab: int, threads: int) -> int:
     """Bytes of workspace: one thread does a whole row (native/kernels/sample.cc, sample_bytes).
 
-    Per thread and vocabulary entry, filled up to blocks of 256: a logit, an id and a key of 4 bytes, counts of half a
-    byte, and a byte of flags every 64.
+    Per thread and vocabulary entry, filled up to blocks of 256: a logit, an id and two weights of 4 bytes, maxima of
+    half a byte, and a sum for every 256.
     """
     padded = -(-vocab // 256) * 256
-    return threads * (12 * padded + padded // 2 + -(-(padded // 64) // 64) * 64)
+    return threads * (16 * padded + padded // 2 + -(-(padded // 64) // 64) * 64)
 
 
 def _workspace(node: Node, bounds: Values) -> int:
