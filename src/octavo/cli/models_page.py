@@ -18,7 +18,7 @@ RECORD = Path(__file__).parents[3] / "docs" / "models.json"
 # what a suite shows -> the folders of tests that do
 SUITES = {
     "logits": ("tests/models/",),
-    "native": ("tests/execution/",),
+    "native": ("tests/execution/", *(f"tests/models/test_{name}.py" for name in ("families", "moe", "encoders"))),
     "invariance": ("tests/engine/",),
     "served": ("tests/server/", "tests/test_llm.py", "tests/cli/"),
 }
@@ -30,7 +30,8 @@ and docs/models.json: what the passed tests of a run opened (`pytest -n0 --recor
 weights: **real** ones of a published model, or *random* ones in a small model of the family's own configuration.
 
 - logits: equal to transformers in float32 within 1e-3 (tests/models).
-- native: the kernels against their reference, phase by phase, and `octavo verify` (tests/execution).
+- native: the kernels against their reference, phase by phase, and `octavo verify` (tests/execution, and
+  those of families in tests/models).
 - invariance: the same tokens alone, batched, chunked, preempted, from the cache (tests/engine).
 - served: over HTTP, in Python and on the command line (tests/server, tests/test_llm.py, tests/cli)."""
 NAMES_HEAD = """
