@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from octavo.layers.embedding import Embedding
 from octavo.layers.lm_head import LMHead
 from octavo.layers.module import Layer
+from octavo.layers.rotary import Rotary
 from octavo.models.names import WeightNames
+from octavo.models.settings import Settings
 from octavo.program.graph import Program
 from octavo.program.symbols import R, T
 
@@ -53,3 +55,20 @@ class Decoder:
         with program.within("head"):
             head = LMHead(name, self.vocab_size, self.width, self.norm, self.logit_scale, self.logit_cap)
             program.output("logits", head(hidden, rows))
+
+
+def decoder_of(
+    settings: Settings, rotary: Rotary, block: Callable[[int], Layer], norm: Layer, names: WeightNames, *,
+    tied: bool = False,
+) -> Decoder:  # fmt: skip
+    """What all families say in the same words of their configuration; tied: where it says nothing."""
+    sizes = settings.sizes()
+    return Decoder(
+        vocab_size=sizes.vocab,
+        width=sizes.width,
+        blocks=tuple(block(i) for i in range(sizes.layers)),
+        norm=norm,
+        tied=settings.flag("tie_word_embeddings", tied),
+        max_positions=settings.context(rotary),
+        names=names,
+    )

@@ -17,7 +17,7 @@ from octavo.layers.block import Block, Residual
 from octavo.layers.mlp import GatedMLP
 from octavo.layers.norm import HeadNorm, RMSNorm
 from octavo.layers.rotary import Rotary
-from octavo.models.decoder import Decoder
+from octavo.models.decoder import Decoder, decoder_of
 from octavo.models.names import GGUF, WeightNames
 from octavo.models.settings import FULL, SLIDING, Settings, Sizes
 from octavo.ops.activation import gelu_mul
@@ -67,14 +67,9 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
             Residual(mlp, norm("pre_feedforward"), norm("post_feedforward")),
         )
 
-    return Decoder(
-        vocab_size=sizes.vocab,
-        width=sizes.width,
-        blocks=tuple(block(i) for i in range(sizes.layers)),
-        norm=RMSNorm("model.norm", sizes.width, eps),
-        tied=settings.flag("tie_word_embeddings", True),
-        max_positions=settings.context(far),
-        names=WeightNames(NAMES, norm_offset=1.0),
+    names = WeightNames(NAMES, norm_offset=1.0)
+    return replace(
+        decoder_of(settings, far, block, RMSNorm("model.norm", sizes.width, eps), names, tied=True),
         embedding_scale=sizes.width**0.5,
         logit_cap=settings.cap("final_logit_softcapping", 30.0 if gemma2 else 0.0),
     )

@@ -14,7 +14,7 @@ from octavo.layers.attention import Attention
 from octavo.layers.block import Block, Residual
 from octavo.layers.moe import MoE
 from octavo.layers.norm import RMSNorm
-from octavo.models.decoder import Decoder
+from octavo.models.decoder import Decoder, decoder_of
 from octavo.models.names import GGUF, Experts, WeightNames, also_in_gguf
 from octavo.models.settings import Settings
 from octavo.ops.moe import Gating, Routing
@@ -74,15 +74,8 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
             Residual(mixture, RMSNorm(f"{name}.post_attention_layernorm", sizes.width, eps)),
         )
 
-    return Decoder(
-        vocab_size=sizes.vocab,
-        width=sizes.width,
-        blocks=tuple(block(i) for i in range(sizes.layers)),
-        norm=RMSNorm("model.norm", sizes.width, eps),
-        tied=settings.flag("tie_word_embeddings", False),
-        max_positions=settings.context(rotary),
-        names=WeightNames(NAMES, experts=EXPERTS),
-    )
+    names = WeightNames(NAMES, experts=EXPERTS)
+    return decoder_of(settings, rotary, block, RMSNorm("model.norm", sizes.width, eps), names)
 
 
 def _windows(settings: Settings, layers: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ logits."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from octavo.layers.attention import Attention
@@ -12,7 +13,7 @@ from octavo.layers.mlp import GatedMLP
 from octavo.layers.module import Layer
 from octavo.layers.moe import MoE
 from octavo.layers.norm import RMSNorm
-from octavo.models.decoder import Decoder
+from octavo.models.decoder import Decoder, decoder_of
 from octavo.models.names import GGUF, Experts, WeightNames, also_in_gguf
 from octavo.models.settings import Settings
 from octavo.ops.moe import Routing
@@ -58,18 +59,10 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
             Residual(mlp, RMSNorm(f"{name}.post_attention_layernorm", sizes.width, eps), multiplier=multiplier),
         )
 
-    return Decoder(
-        vocab_size=sizes.vocab,
-        width=sizes.width,
-        blocks=tuple(block(i) for i in range(sizes.layers)),
-        norm=RMSNorm("model.norm", sizes.width, eps),
-        tied=settings.flag("tie_word_embeddings", False),
-        max_positions=settings.context(rotary),
-        names=WeightNames(
-            {**GGUF, f"{LAYER}.router.layer": "blk.{i}.ffn_gate_inp"},
-            paired={"q_proj": sizes.heads.count, "k_proj": sizes.heads.kv},
-            experts=EXPERTS,
-        ),
+    paired = {"q_proj": sizes.heads.count, "k_proj": sizes.heads.kv}
+    names = WeightNames({**GGUF, f"{LAYER}.router.layer": "blk.{i}.ffn_gate_inp"}, paired=paired, experts=EXPERTS)
+    return replace(
+        decoder_of(settings, rotary, block, RMSNorm("model.norm", sizes.width, eps), names),
         embedding_scale=settings.number("embedding_multiplier", 1.0),
         logit_scale=1.0 / logits,
     )

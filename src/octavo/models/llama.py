@@ -13,7 +13,7 @@ from octavo.layers.attention import Attention
 from octavo.layers.block import Block, Residual
 from octavo.layers.mlp import GatedMLP
 from octavo.layers.norm import RMSNorm
-from octavo.models.decoder import Decoder
+from octavo.models.decoder import Decoder, decoder_of
 from octavo.models.names import WeightNames
 from octavo.models.settings import Settings
 
@@ -49,15 +49,7 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
         )
 
     paired = {"q_proj": sizes.heads.count, "k_proj": sizes.heads.kv} if config["model_type"] in PAIRED_IN_GGUF else {}
-    return Decoder(
-        vocab_size=sizes.vocab,
-        width=sizes.width,
-        blocks=tuple(block(i) for i in range(sizes.layers)),
-        norm=RMSNorm("model.norm", sizes.width, eps),
-        tied=settings.flag("tie_word_embeddings", False),
-        max_positions=settings.context(rotary),
-        names=WeightNames(paired=paired),
-    )
+    return decoder_of(settings, rotary, block, RMSNorm("model.norm", sizes.width, eps), WeightNames(paired=paired))
 
 
 def _windows(settings: Settings, layers: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from octavo.layers.attention import Attention
 from octavo.layers.block import Block, Residual
 from octavo.layers.moe import MoE
 from octavo.layers.norm import RMSNorm
-from octavo.models.decoder import Decoder
+from octavo.models.decoder import Decoder, decoder_of
 from octavo.models.names import GGUF, Experts, WeightNames, also_in_gguf
 from octavo.models.settings import Settings
 from octavo.ops.moe import Routing
@@ -46,16 +46,6 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
             Residual(mixture, RMSNorm(f"{name}.post_attention_layernorm", sizes.width, eps)),
         )
 
-    return Decoder(
-        vocab_size=sizes.vocab,
-        width=sizes.width,
-        blocks=tuple(block(i) for i in range(sizes.layers)),
-        norm=RMSNorm("model.norm", sizes.width, eps),
-        tied=settings.flag("tie_word_embeddings", False),
-        max_positions=settings.context(rotary),
-        names=WeightNames(
-            {**GGUF, f"{LAYER}.gate": "blk.{i}.ffn_gate_inp"},
-            paired={"q_proj": sizes.heads.count, "k_proj": sizes.heads.kv},
-            experts=EXPERTS,
-        ),
-    )
+    paired = {"q_proj": sizes.heads.count, "k_proj": sizes.heads.kv}
+    names = WeightNames({**GGUF, f"{LAYER}.gate": "blk.{i}.ffn_gate_inp"}, paired=paired, experts=EXPERTS)
+    return decoder_of(settings, rotary, block, RMSNorm("model.norm", sizes.width, eps), names)

@@ -9,7 +9,7 @@ from octavo.layers.attention import Attention
 from octavo.layers.block import Block, Residual
 from octavo.layers.mlp import GatedMLP
 from octavo.layers.norm import RMSNorm
-from octavo.models.decoder import Decoder
+from octavo.models.decoder import Decoder, decoder_of
 from octavo.models.names import GGUF, WeightNames
 from octavo.models.settings import Settings
 
@@ -44,12 +44,4 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
             Residual(mlp, after=RMSNorm(f"{name}.post_feedforward_layernorm", sizes.width, eps)),
         )
 
-    return Decoder(
-        vocab_size=sizes.vocab,
-        width=sizes.width,
-        blocks=tuple(block(i) for i in range(sizes.layers)),
-        norm=RMSNorm("model.norm", sizes.width, eps),
-        tied=settings.flag("tie_word_embeddings", False),
-        max_positions=settings.context(rotary),
-        names=WeightNames(NAMES),
-    )
+    return decoder_of(settings, rotary, block, RMSNorm("model.norm", sizes.width, eps), WeightNames(NAMES))

@@ -9,9 +9,9 @@ from octavo.layers.attention import Attention
 from octavo.layers.block import Block, Residual
 from octavo.layers.moe import MoE
 from octavo.layers.norm import RMSNorm
-from octavo.models.decoder import Decoder
-from octavo.models.names import GGUF, WeightNames
-from octavo.models.qwen3_moe import EXPERTS, LAYER
+from octavo.models.decoder import Decoder, decoder_of
+from octavo.models.names import WeightNames
+from octavo.models.qwen3_moe import EXPERTS, NAMES
 from octavo.models.settings import Settings
 from octavo.ops.moe import Routing
 
@@ -41,12 +41,5 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
             Residual(mixture, RMSNorm(f"{name}.post_attention_layernorm", sizes.width, eps)),
         )
 
-    return Decoder(
-        vocab_size=sizes.vocab,
-        width=sizes.width,
-        blocks=tuple(block(i) for i in range(sizes.layers)),
-        norm=RMSNorm("model.norm", sizes.width, eps),
-        tied=settings.flag("tie_word_embeddings", False),
-        max_positions=settings.context(rotary),
-        names=WeightNames({**GGUF, f"{LAYER}.gate": "blk.{i}.ffn_gate_inp"}, experts=EXPERTS),
-    )
+    names = WeightNames(NAMES, experts=EXPERTS)
+    return decoder_of(settings, rotary, block, RMSNorm("model.norm", sizes.width, eps), names)

@@ -10,7 +10,7 @@ from octavo.layers.attention import Attention
 from octavo.layers.block import Block, Residual
 from octavo.layers.mlp import GatedMLP
 from octavo.layers.norm import RMSNorm
-from octavo.models.decoder import Decoder
+from octavo.models.decoder import Decoder, decoder_of
 from octavo.models.names import GGUF, Part, WeightNames
 from octavo.models.settings import Settings, Sizes
 
@@ -46,15 +46,8 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
             ),
         )
 
-    return Decoder(
-        vocab_size=sizes.vocab,
-        width=sizes.width,
-        blocks=tuple(block(i) for i in range(sizes.layers)),
-        norm=RMSNorm("model.norm", sizes.width, eps),
-        tied=settings.flag("tie_word_embeddings", False),
-        max_positions=settings.context(rotary),
-        names=WeightNames(NAMES, fused=_fused(sizes)),
-    )
+    names = WeightNames(NAMES, fused=_fused(sizes))
+    return decoder_of(settings, rotary, block, RMSNorm("model.norm", sizes.width, eps), names)
 
 
 def _fused(sizes: Sizes) -> dict[str, Part]:

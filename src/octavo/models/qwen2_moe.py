@@ -12,15 +12,15 @@ from octavo.layers.mlp import GatedMLP
 from octavo.layers.module import Layer
 from octavo.layers.moe import MoE, WithShared
 from octavo.layers.norm import RMSNorm
-from octavo.models.decoder import Decoder
-from octavo.models.names import GGUF, WeightNames
+from octavo.models import qwen3_moe
+from octavo.models.decoder import Decoder, decoder_of
+from octavo.models.names import WeightNames
 from octavo.models.qwen3_moe import EXPERTS, LAYER, mixed_layers
 from octavo.models.settings import Settings
 from octavo.ops.moe import Routing
 
 NAMES = {
-    **GGUF,
-    f"{LAYER}.gate": "blk.{i}.ffn_gate_inp",
+    **qwen3_moe.NAMES,
     f"{LAYER}.shared_expert_gate": "blk.{i}.ffn_gate_inp_shexp",
     **{f"{LAYER}.shared_expert.{part}_proj": f"blk.{{i}}.ffn_{part}_shexp" for part in ("gate", "up", "down")},
 }
@@ -53,15 +53,8 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
             Residual(mlp, RMSNorm(f"{name}.post_attention_layernorm", sizes.width, eps)),
         )
 
-    return Decoder(
-        vocab_size=sizes.vocab,
-        width=sizes.width,
-        blocks=tuple(block(i) for i in range(sizes.layers)),
-        norm=RMSNorm("model.norm", sizes.width, eps),
-        tied=settings.flag("tie_word_embeddings", False),
-        max_positions=settings.context(rotary),
-        names=WeightNames(NAMES, experts=EXPERTS),
-    )
+    names = WeightNames(NAMES, experts=EXPERTS)
+    return decoder_of(settings, rotary, block, RMSNorm("model.norm", sizes.width, eps), names)
 
 
 def _windows(settings: Settings, layers: int) -> tuple[int, ...]:

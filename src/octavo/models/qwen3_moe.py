@@ -11,12 +11,13 @@ from octavo.layers.mlp import GatedMLP
 from octavo.layers.module import Layer
 from octavo.layers.moe import MoE
 from octavo.layers.norm import HeadNorm, RMSNorm
-from octavo.models.decoder import Decoder
+from octavo.models.decoder import Decoder, decoder_of
 from octavo.models.names import GGUF, Experts, WeightNames, also_in_gguf
 from octavo.models.settings import Settings
 from octavo.ops.moe import Routing
 
 LAYER = "model.layers.{i}.mlp"
+NAMES = {**GGUF, f"{LAYER}.gate": "blk.{i}.ffn_gate_inp"}
 EXPERTS = also_in_gguf(
     {
         f"{layer}.weight": (Experts("safetensors", f"{LAYER}.experts.{{e}}.{layer}.weight"),)
@@ -55,15 +56,8 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
             Residual(mlp, RMSNorm(f"{name}.post_attention_layernorm", sizes.width, eps)),
         )
 
-    return Decoder(
-        vocab_size=sizes.vocab,
-        width=sizes.width,
-        blocks=tuple(block(i) for i in range(sizes.layers)),
-        norm=RMSNorm("model.norm", sizes.width, eps),
-        tied=settings.flag("tie_word_embeddings", False),
-        max_positions=settings.context(rotary),
-        names=WeightNames({**GGUF, f"{LAYER}.gate": "blk.{i}.ffn_gate_inp"}, experts=EXPERTS),
-    )
+    names = WeightNames(NAMES, experts=EXPERTS)
+    return decoder_of(settings, rotary, block, RMSNorm("model.norm", sizes.width, eps), names)
 
 
 def mixed_layers(settings: Settings, layers: int) -> set[int]:

@@ -9,7 +9,7 @@ from octavo.layers.attention import Attention
 from octavo.layers.block import Block, Residual
 from octavo.layers.mlp import GeluMLP
 from octavo.layers.norm import LayerNorm
-from octavo.models.decoder import Decoder
+from octavo.models.decoder import Decoder, decoder_of
 from octavo.models.names import GGUF, WeightNames
 from octavo.models.settings import Settings
 
@@ -45,12 +45,4 @@ def from_config(config: Mapping[str, Any], *, positions: int) -> Decoder:
             ),
         )
 
-    return Decoder(
-        vocab_size=sizes.vocab,
-        width=sizes.width,
-        blocks=tuple(block(i) for i in range(sizes.layers)),
-        norm=LayerNorm("model.norm", sizes.width, eps),
-        tied=settings.flag("tie_word_embeddings", True),
-        max_positions=settings.context(rotary),
-        names=WeightNames(NAMES),
-    )
+    return decoder_of(settings, rotary, block, LayerNorm("model.norm", sizes.width, eps), WeightNames(NAMES), tied=True)
