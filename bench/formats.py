@@ -4,13 +4,15 @@
 
 The ceiling of a linear is the longer of two times: its packed bytes at the read bandwidth of the same threads, and its
 operations at their int8 rate times the share of dots that its tiles have (ceiling.py; float formats: fma at the rate
-of float32, half of that of bf16 dots). Formats take turns, the best of all rounds counts. Weights are random bytes.
+of float32, half of that of bf16 dots). Formats take turns, the best of all rounds counts. Weights are random bytes, of
+float formats random numbers. `--cpu-time` counts one thread's processor time: for a machine that others use, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +49,11 @@ class Timing:
 class Bench:
     """A machine with room for the weights of one format at a time."""
 
-    def __init__(self, isa: str, threads: int) -> None:
+    def __init__(
+        self, isa: str, threads: int, clock: Callable[[], float] = time.perf_counter, *, chooses: bool = False
+    ) -> None:
+        """chooses: the better way of many rows counts, as a measured processor has it (execution/autotune.py)."""
+        self.clock, self.chooses = clock, chooses
         self.machine = library.new_machine(isa=isa, threads=threads, scratch_bytes=SCRATCH)
         self.weights = self.machine.allocate("weights", BYTES[1] + 8192)
         self.memory = library.region_bytes(self.machine, self.weights, BYTES[1] + 8192)
@@ -63,6 +69,10 @@ class Bench:
         """Eight panels of random weights."""
         fmt = format_named(name)
         raw = np.random.default_rng(1).integers(0, 256, 8 * PANEL * fmt.row_bytes(K), dtype=np.uint8)
+        if fmt.split is None:  # bytes would make infinities and denormal numbers, which take longer
+            floats = np.random.default_rng(1).standard_normal(8 * PANEL * K).astype(np.float32)
+            halves = floats.astype(np.float16) if name == "f16" else floats.view(np.uint16)[1::2]
+            raw = np.ascontiguousarray(floats if name == "f32" else halves).view(np.uint8)
         if name == "mxfp4":
             raw[:: fmt.block_bytes] = 120  # any exponent would make denormal products, which take longer
         return pack(fmt, raw, 8 * PANEL, K)[1]
@@ -87,10 +97,18 @@ class Bench:
         tape = self._tape(fmt.split is not None, layout.id, columns)
         self.step["header"][[HEADER.index("rows"), HEADER.index("logit_rows")]] = rows
         best = float("inf")
-        for _ in range(repeats):
-            begin = time.perf_counter()
-            self.machine.run_nodes(tape, rows)
-            best = min(best, time.perf_counter() - begin)
+        names = [f"unpack.{layout.id}"] if layout.group and rows > 1 and self.chooses else []
+        names += [f"matrix.{layout.id}"] if names and self.machine.isa == "amx" else []
+        built_in = {each: self.machine.tuned(each) for each in names}
+        for way in (None, *names, "neither") if names else (None,):
+            for each in names:
+                self.machine.tune(each, built_in[each] if way is None else int(way == each))
+            for _ in range(repeats):
+                begin = self.clock()
+                self.machine.run_nodes(tape, rows)
+                best = min(best, self.clock() - begin)
+        for each in names:
+            self.machine.tune(each, built_in[each])
         return best, columns
 
     def _tape(self, quantized: bool, layout: str, columns: int) -> np.ndarray:
@@ -127,10 +145,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--isa", default="auto")
+    parser.add_argument("--cpu-time", action="store_true", help="of one thread, which --threads must be")
+    parser.add_argument(
+        "--choose", action="store_true", help="the better of a format's ways counts, as when it is tuned"
+    )
     args = parser.parse_args()
+    if args.cpu_time and args.threads != 1:
+        parser.error("--cpu-time counts the time of one thread: give --threads 1")
     names = args.formats.split(",")
     before = measure(isa=args.isa, threads=args.threads)
-    bench = Bench(args.isa, args.threads)
+    clock = time.thread_time if args.cpu_time else time.perf_counter
+    bench = Bench(args.isa, args.threads, clock, chooses=args.choose)
     best: dict[tuple[str, int], float] = {}
     columns: dict[tuple[str, int], int] = {}
     for _ in range(args.rounds):
