@@ -81,6 +81,10 @@ class BeamSearch:
         return Usage(len(self.prompt.token_ids), sum(len(beam.ids) for beam in self._best), self.prompt.cached_tokens)
 
     @property
+    def longest(self) -> int:
+        return max((len(beam.ids) for beam in self._best), default=0)
+
+    @property
     def seed(self) -> int:
         return self.request.seed
 

@@ -52,6 +52,10 @@ class Generation:
         return Usage(len(self.prompt.token_ids), tokens, self.prompt.cached_tokens, reasoning)
 
     @property
+    def longest(self) -> int:
+        return max((each.tokens for each in self._outputs), default=0)
+
+    @property
     def seed(self) -> int:
         """The seed that repeats this answer."""
         return self.request.seed
@@ -116,7 +120,7 @@ class Generation:
 
     def _take(self, output: ChoiceOutput) -> list[Event]:
         if output.prompt is not None:
-            self.prompt.cached_tokens = output.prompt.cached_tokens
+            self.prompt.cached_tokens, self.prompt.queued = output.prompt.cached_tokens, output.prompt.queued
             if output.prompt.prompt_logprobs is not None:
                 self.prompt.logprobs = [None, *(entry(self._tokenizer, each) for each in output.prompt.prompt_logprobs)]
         target, ids = self._outputs[output.choice], output.token_ids

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+STEP_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # bounds of token rows of a step
+
 
 class StepStats(msgspec.Struct, frozen=True):
     """Figures of one executed step. Times in seconds, monotonic clock."""

@@ -6,6 +6,7 @@ It knows ids, never text, and no socket; loop.py turns it.
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from octavo.engine.sequence import Place, Sequence
 from octavo.errors import InvalidRequest, OctavoError
 from octavo.execution.step import ExecutionFacts, RowRun, RunResult, Step, StepResult
 from octavo.request import FinishReason, Request
+from octavo.stats import STEP_TOKENS
 
 IDLE_SECONDS = 0.5  # an idle engine turns its loop this often, so that its progress word says that it is alive
 MASK_SECONDS = 0.0005  # and this often where all wait for masks, or for what is being compiled
@@ -92,6 +94,7 @@ class EngineCore:
         self._prompt_rows = self._generated = self._nonfinite = self._steps = 0
         self._drafts = self._drafted = self._accepted = 0
         self._native_seconds = self._engine_seconds = 0.0
+        self._step_tokens, self._step_rows = [0] * (len(STEP_TOKENS) + 1), 0
         self._last: StepResult | None = None
 
     @property
@@ -318,7 +321,7 @@ class EngineCore:
         output = ChoiceOutput(sequence.request_id, sequence.choice, sequence.emitted, ids, logprobs, finish)
         if sequence.choice == 0 and not live.prompt_told:
             live.prompt_told = True
-            output.prompt = PromptOutput(max(0, live.cached_tokens), sequence.prompt_logprobs)
+            output.prompt = PromptOutput(max(0, live.cached_tokens), sequence.prompt_logprobs, live.queued)
             sequence.prompt_logprobs = None
         return output
 
@@ -348,6 +351,8 @@ class EngineCore:
         self._native_seconds += stats.native_seconds
         loops = max(1, stats.loops)
         rows = stats.prefill_rows + stats.decode_rows // loops
+        self._step_tokens[bisect_left(STEP_TOKENS, rows + stats.draft_rows)] += loops
+        self._step_rows += (rows + stats.draft_rows) * loops
         if rows and stats.native_seconds > 0 and not stats.draft_rows:  # drafted rows are neither decode nor prefill
             seconds = stats.native_seconds / loops
             self.setup.cost.observe(rows, stats.visible_keys, stats.prefill_rows > 0, seconds)
@@ -376,6 +381,8 @@ class EngineCore:
             engine_seconds=self._engine_seconds,
             masks=masks,
             mask_seconds=nanoseconds * 1e-9,
+            step_tokens=list(self._step_tokens),
+            step_rows=self._step_rows,
             last_step=None if self._last is None else self._last.stats,
         )
 

@@ -17,15 +17,17 @@ from octavo.request import FinishReason, Request
 from octavo.stats import StepStats
 
 T = TypeVar("T")
-VERSION = 5
+VERSION = 6
 MAX_FRAME = 32 << 20  # bytes: 2^20 allowed ids and a prompt of 10^6 ids take about 10 MiB
 
 
 class PromptOutput(msgspec.Struct, frozen=True):
-    """Comes with the first output of choice 0. prompt_logprobs: for positions 1, 2, ... of the prompt, if asked for."""
+    """Comes with the first output of choice 0. prompt_logprobs: for positions 1, 2, ... of the prompt, if asked for.
+    queued: seconds until it was first admitted."""
 
     cached_tokens: int
     prompt_logprobs: list[TokenLogprobs] | None = None
+    queued: float = 0.0
 
 
 class ChoiceOutput(msgspec.Struct, array_like=True):
@@ -91,6 +93,8 @@ class EngineStats(msgspec.Struct, frozen=True):
     engine_seconds: float  # outside the runner: schedule, update, messages
     masks: int  # of constrained sequences, made by the grammar process
     mask_seconds: float  # that they took there
+    step_tokens: list[int] = []  # steps by their token rows: up to each of stats.STEP_TOKENS, and more
+    step_rows: int = 0  # token rows of all steps
     last_step: StepStats | None = None
 
     @property

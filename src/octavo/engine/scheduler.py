@@ -317,6 +317,7 @@ class Scheduler:
         self.counters.hit_tokens += hit
         if live.cached_tokens < 0:
             live.cached_tokens = min(hit, sequence.prompt_len)
+            live.queued = self.roster.clock() - live.arrived_at
             self.counters.admitted += 1
 
     def _enter(self, sequence: Sequence, count: int, draft: Draft, budget: _Budget) -> None:

@@ -45,6 +45,7 @@ class LiveRequest:
     held: bool = False  # choices wait until one of them has computed the prompt
     cached_tokens: int = -1  # prompt tokens found in the prefix cache when first admitted; -1: not admitted yet
     prompt_told: bool = False  # PromptOutput has been sent
+    queued: float = 0.0  # seconds until it was first admitted
 
     @property
     def order(self) -> tuple[int, int]:

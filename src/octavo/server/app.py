@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo import logs
-from octavo.errors import Forbidden, MethodNotAllowed, NotFound, OctavoError
+from octavo.errors import Forbidden, MethodNotAllowed, NotFound, OctavoError, QueueFull
 from octavo.server import metrics as measured
 from octavo.server.auth import Keys, Origins, allows, deadline_of
 from octavo.server.dialect import Said, dialect_of
@@ -55,6 +55,8 @@ class Record:
         began = False
 
         async def tell(error: OctavoError) -> None:
+            if isinstance(error, QueueFull):
+                self._front.metrics.refused()
             if began:  # nothing can be said any more; the connection ends unfinished
                 log.error("an answer broke off: %s", error)
             else:

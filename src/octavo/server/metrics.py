@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
-from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, ProcessCollector, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -22,11 +22,13 @@ from prometheus_client.utils import floatToGoString
 from octavo import logs
 from octavo.errors import OctavoError
 from octavo.request import Usage
+from octavo.stats import STEP_TOKENS
 
 if TYPE_CHECKING:
     from octavo.async_llm import AsyncLLM
 
 LOG_SECONDS = 10.0
+QUEUE = "max_num_queued_reqs"  # the bound that a refused request met
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5)  # s between tokens
 _SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0)  # s of a request
@@ -48,9 +50,14 @@ TOTALS = {
     "drafts": ("spec_decode_num_drafts", "Sequences' steps with drafted tokens."),
     "draft_tokens": ("spec_decode_num_draft_tokens", "Drafted tokens."),
     "accepted_tokens": ("spec_decode_num_accepted_tokens", "Drafted tokens that were accepted."),
+    "step_rows": ("engine_step_rows", "Token rows of all steps."),
     "masks": ("structured_output_masks", "Masks made for constrained sequences."),
-    "nonfinite": ("nonfinite_logits", "Sequences that ended because of a non-finite logit."),
+    "nonfinite": ("corrupted_requests", "Sequences that ended because of a non-finite logit."),
 }
+
+
+# The same numbers as some of TOTALS, under further names of vLLM's: metric, label, meaning.
+SOURCES = {"prompt_tokens": "local_compute", "hit_tokens": "local_cache_hit"}
 
 
 class Timed(Protocol):
@@ -62,6 +69,12 @@ class Timed(Protocol):
     def usage(self) -> Usage: ...
     @property
     def seconds(self) -> tuple[float, float, float]: ...
+    @property
+    def queued(self) -> float: ...
+    @property
+    def longest(self) -> int: ...
+    @property
+    def most(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ class Snapshot:
     at: float
     gauges: dict[str, float]
     totals: dict[str, int]
+    steps: tuple[int, ...] = ()  # by their token rows, see stats.STEP_TOKENS
+    blocks: int = 0  # of the KV cache
 
 
 class _Engine(Collector):
@@ -81,6 +96,7 @@ class _Engine(Collector):
         self.snapshot: Snapshot | None = None
         self.healthy = 0.0
         self.restarts = self.resumed = 0
+        self.cache: dict[str, str] = {}
 
     def collect(self) -> Iterator[Metric]:
         names, values = list(self.labels), list(self.labels.values())
@@ -104,6 +120,31 @@ class _Engine(Collector):
             total = CounterMetricFamily(f"octavo:{name}", meaning, labels=names)
             total.add_metric(values, self.snapshot.totals[key])
             yield total
+        yield from self._more(self.snapshot, names, values)
+
+    def _more(self, snapshot: Snapshot, names: list[str], values: list[str]) -> Iterator[Metric]:
+        """What has labels or buckets of its own."""
+        cached = CounterMetricFamily(
+            "octavo:prompt_tokens_cached", "Prompt tokens that were not computed.", labels=names
+        )
+        cached.add_metric(values, snapshot.totals["hit_tokens"])
+        yield cached
+        whence = CounterMetricFamily(
+            "octavo:prompt_tokens_by_source", "Prompt tokens by where their KV comes from.", labels=[*names, "source"]
+        )
+        for key, source in SOURCES.items():
+            whence.add_metric([*values, source], snapshot.totals[key])
+        yield whence
+        steps = HistogramMetricFamily("octavo:iteration_tokens_total", "Token rows of a step.", labels=names)
+        bounds = [*map(floatToGoString, STEP_TOKENS), "+Inf"]
+        buckets = list(zip(bounds, accumulate(snapshot.steps), strict=True)) if snapshot.steps else []
+        if buckets:
+            steps.add_metric(values, buckets, snapshot.totals["step_rows"])
+        yield steps
+        facts = {**self.cache, "num_gpu_blocks": str(snapshot.blocks)}  # vLLM's name, whatever the device
+        about = GaugeMetricFamily("octavo:cache_config_info", "The KV cache.", labels=[*names, *facts])
+        about.add_metric([*values, *facts.values()], 1)
+        yield about
 
 
 class _Histogram(Collector):
@@ -131,12 +172,14 @@ class _Histogram(Collector):
 class Metrics:
     """All metrics of one server."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, cache: Mapping[str, object] | None = None) -> None:
+        """cache: what is told of the KV cache's options."""
         # A second series for each, which nobody reads; the library leaves this function without types.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         labels = {"model_name": model, "engine": "0"}
         self.engine = _Engine(labels)
+        self.engine.cache = {name: str(value) for name, value in (cache or {}).items()}
         self.registry.register(self.engine)
         self._labels = list(labels.values())
         names = list(labels)
@@ -152,17 +195,33 @@ class Metrics:
         self._latency = histogram("e2e_request_latency_seconds", "From the request to its last token.", _SLOW)
         self._prompt = histogram("request_prompt_tokens", "Prompt tokens of a request.", _COUNTS)
         self._generated = histogram("request_generation_tokens", "Tokens made for a request.", _COUNTS)
+        self._queue = histogram(
+            "request_queue_time_seconds", "From its arrival in the engine to its first step.", _SLOW
+        )
+        self._prefill = histogram("request_prefill_time_seconds", "From there to its first token.", _SLOW)
+        self._decode = histogram("request_decode_time_seconds", "From its first token to its last.", _SLOW)
+        self._inference = histogram("request_inference_time_seconds", "Both: the time that it ran.", _SLOW)
+        self._computed = histogram("request_prefill_kv_computed_tokens", "Prompt tokens that were computed.", _COUNTS)
+        self._longest = histogram("request_max_num_generation_tokens", "Tokens of its longest answer.", _COUNTS)
+        self._most = histogram("request_params_max_tokens", "Tokens that an answer may have.", _COUNTS)
         self._n = histogram("request_params_n", "Answers asked for.", (1, 2, 5, 10, 20, 50, 100))
         self._reasons = Counter(
             "octavo:request_success", "Choices that ended, by reason.", [*names, "finished_reason"],
             registry=self.registry,
         )  # fmt: skip
+        self._refusals = Counter(
+            "octavo:admission_rejections", "Requests that found the queue full.", [*names, "reason"],
+            registry=self.registry,
+        )  # fmt: skip
+        self._refusals.labels(*self._labels, QUEUE)  # at 0 from the beginning
+        ProcessCollector(registry=self.registry)
         self._calls = Counter(
             "octavo:http_requests", "HTTP calls.", ["handler", "method", "status"], registry=self.registry
         )
         self.served = self.tokens = 0  # requests and tokens since the start, for the last line
         self._base = dict.fromkeys(TOTALS, 0)
         self._seen = dict.fromkeys(TOTALS, 0)
+        self._step_counts = [0] * (len(STEP_TOKENS) + 1), [0] * (len(STEP_TOKENS) + 1)
 
     def finished(self, reason: str) -> None:
         """A choice ended."""
@@ -176,13 +235,26 @@ class Metrics:
             self.finished(failure)
             return
         self.served += 1
-        _, following, whole = request.seconds
+        first, following, whole = request.seconds
         self._latency.observe(whole)
         self._prompt.observe(usage.prompt_tokens)
         self._generated.observe(usage.completion_tokens)
         self._n.observe(request.choices)
+        self._queue.observe(request.queued)
+        prefill = max(0.0, first - request.queued)
+        self._prefill.observe(prefill)
+        self._decode.observe(following)
+        self._inference.observe(prefill + following)
+        self._computed.observe(usage.prompt_tokens - usage.cached_tokens)
+        self._longest.observe(request.longest)
+        if request.most is not None:
+            self._most.observe(request.most)
         if usage.completion_tokens > 1:
             self._per_token.observe(following / (usage.completion_tokens - 1))
+
+    def refused(self) -> None:
+        """A request found the queue full."""
+        self._refusals.labels(*self._labels, QUEUE).inc()
 
     def called(self, handler: str, method: str, status: int) -> None:
         """An HTTP call was answered. handler: a label of the table of routes, never the client's own path."""
@@ -205,8 +277,18 @@ class Metrics:
             time.monotonic(),
             {key: float(getattr(stats, key)) for key in GAUGES},
             {key: self._base[key] + self._seen[key] for key in TOTALS},
+            self._steps(stats.step_tokens),
+            stats.blocks_total,
         )
         return self.engine.snapshot
+
+    def _steps(self, counts: list[int]) -> tuple[int, ...]:
+        """Steps by their rows, over all engines so far."""
+        before, seen = self._step_counts
+        if sum(counts) < sum(seen):  # a new engine counts from nothing
+            before = [a + b for a, b in zip(before, seen, strict=True)]
+        self._step_counts = before, counts
+        return tuple(a + b for a, b in zip(before, counts, strict=True))
 
     def text(self) -> bytes:
         """The exposition format of Prometheus."""

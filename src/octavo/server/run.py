@@ -133,7 +133,15 @@ class _Life:
         from octavo.server.metrics import Metrics
         from octavo.server.submit import Front
 
-        metrics = Metrics(backend.names[0])
+        engine = backend.shelf.engine
+        metrics = Metrics(
+            backend.names[0],
+            {
+                "block_size": engine.block_size,
+                "cache_dtype": engine.kv_cache_dtype,
+                "enable_prefix_caching": engine.enable_prefix_caching,
+            },
+        )
         health = Health(backend.healthy)
         front = Front(backend.llm, backend.names, self._config, health, metrics, backend.shelf, backend.aliases)
         server = http_server(front, keys, self._config, listeners)

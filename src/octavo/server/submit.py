@@ -284,6 +284,21 @@ class Answering:
         return first - self._begin, self._last - first, self._last - self._begin
 
     @property
+    def queued(self) -> float:
+        """Seconds that the prompt that waited longest waited in the engine."""
+        return max(generation.prompt.queued for generation in self.generations)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest choice."""
+        return max(generation.longest for generation in self.generations)
+
+    @property
+    def most(self) -> int | None:
+        """Tokens that a choice may have."""
+        return self.generations[0].request.params.max_tokens
+
+    @property
     def seed(self) -> int | list[int]:
         """The receipt: what repeats the answer; a list where each prompt has its own."""
         seeds = [generation.seed for generation in self.generations]

@@ -29,6 +29,10 @@ class Answers(Protocol):
         """Of all answers."""
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest."""
+
+    @property
     def seed(self) -> int:
         """What repeats them."""
 
@@ -62,6 +66,10 @@ class BestOf:
     def usage(self) -> Usage:
         """Of all answers, the dropped ones too."""
         return self._inner.usage
+
+    @property
+    def longest(self) -> int:
+        return self._inner.longest
 
     @property
     def seed(self) -> int:

@@ -17,12 +17,14 @@ LogprobEntry = dict[int, Logprob]  # token id -> Logprob: the chosen token and t
 
 @dataclass
 class PromptFacts:
-    """What is known of a prompt; the last two fields come with the first output."""
+    """What is known of a prompt; the last three fields come with the first output. queued: seconds
+    that it waited in the engine."""
 
     token_ids: tuple[int, ...]
     text: str | None = None
     cached_tokens: int = 0
     logprobs: list[LogprobEntry | None] | None = None
+    queued: float = 0.0
 
 
 class TextDelta(msgspec.Struct, frozen=True):
