@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.errors import RateLimited
@@ -37,6 +37,10 @@ class Times:
         self.clocks = Clocks(lambda: self.now, lambda: 20_000 * DAY + self.now)
 
 
+def sum_of(told: dict[str, int]) -> int:
+    return told["prompt_tokens"] + told["generated_tokens"]
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("begin"), st.integers(1, 50)),
@@ -49,6 +53,7 @@ STEPS = st.lists(
 LIMITS = st.tuples(*[st.sampled_from((None, *some)) for some in ((1, 3), (40, 600), (100, 2000))])
 
 
+@settings(max_examples=300, deadline=None)
 @given(STEPS, LIMITS)
 def test_limits_hold_and_nothing_is_counted_twice(steps: list[Any], limits: tuple[int | None, int | None, int | None]):
     """A model that keeps every token with its time: who is let in, who is refused, and when to come again."""
@@ -61,10 +66,7 @@ def test_limits_hold_and_nothing_is_counted_twice(steps: list[Any], limits: tupl
     owed, owed_at = 0.0, times.now  # of the minute
 
     def settled() -> None:
-        nonlocal owed, owed_at, today, the_day
-        if minute:
-            owed = max(0.0, owed - (times.now - owed_at) * minute / 60)
-        owed_at = times.now
+        nonlocal today, the_day
         if (now := 20_000 + int(times.now // DAY)) != the_day:
             the_day, today = now, 0
 
@@ -80,6 +82,8 @@ def test_limits_hold_and_nothing_is_counted_twice(steps: list[Any], limits: tupl
             times.now += step[1]
             settled()
         elif step[0] == "begin":
+            owed = max(0.0, owed - (times.now - owed_at) * (minute or 0) / 60)
+            owed_at = times.now
             spent = [step[1], 0]
             meter = Meter(account, tenant, lambda spent=spent: Usage(spent[0], spent[1]))  # type: ignore[misc]
             full = bool(concurrent) and len(open_) >= (concurrent or 0)
@@ -105,7 +109,7 @@ def test_limits_hold_and_nothing_is_counted_twice(steps: list[Any], limits: tupl
         account.settle()
         assert len(account.open) == len(open_)
         kept = account.told(tenant)
-        assert (kept["total"]["requests"], account.kept().total.tokens, account.today.tokens) == (
+        assert (kept["total"]["requests"], sum_of(kept["total"]), account.today.tokens) == (
             requests,
             total,
             today,
@@ -154,13 +158,66 @@ def test_a_day_ends_at_midnight() -> None:
     assert account.told(tenant)["total"]["prompt_tokens"] == 10
 
 
-def test_a_file_that_is_broken_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "usage.json"
+def ran(accounts: Accounts, name: str, tokens: int) -> None:
+    tenant = Tenant(name)
+    meter = Meter(accounts.of(tenant), tenant, lambda: Usage(tokens, 0))
+    meter.begin()
+    meter.end()
+
+
+async def test_a_file_that_is_broken_begins_anew(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "usage.json"
+    path.parent.mkdir()
     for broken in (b"", b"[]", b'{"a": {"day": 1}}'):
         path.write_bytes(broken)
         accounts = Accounts(path)
         assert accounts.told([Tenant("a")], True)[0]["total"]["requests"] == 0
-        assert accounts.data() is not None and accounts.data() is None
+        ran(accounts, "a", 5)
+        await accounts.save()
+        assert Accounts(path).told([Tenant("a")], True) == accounts.told([Tenant("a")], True)
+
+
+async def test_servers_share_a_file(tmp_path: Path) -> None:
+    """Each adds what it has counted; a limit of the day holds for all of them together; a day that is over counts in
+    the total alone."""
+    times, path = Times(), tmp_path / "usage.json"
+    first, second = Accounts(path, times.clocks), Accounts(path, times.clocks)
+    for number in range(3):
+        ran(first, "a", 10)
+        ran(second, "a", 100)
+        ran(second, f"only{number}", 1)
+        for accounts in (first, second, first):
+            ran(accounts, "a", 1)
+            await accounts.save()
+    told = [accounts.told([Tenant("a")], False)[0] for accounts in (first, Accounts(path, times.clocks))]
+    assert told[0] == told[1] and told[0]["today"].items() >= told[0]["total"].items()
+    assert (sum_of(told[0]["total"]), told[0]["total"]["requests"]) == (3 * 113, 15)
+    with pytest.raises(RateLimited):
+        first.of(Tenant("a")).check(Tenant("a", tokens_per_day=339))
+    assert {each["key"] for each in first.told([], True)} == {"a", "only0", "only1", "only2"}
+
+    ran(first, "a", 7)
+    times.now += DAY
+    ran(second, "a", 2)
+    for accounts in (first, second, first):
+        await accounts.save()
+    (told_first,) = first.told([Tenant("a")], False)
+    (told_file,) = Accounts(path, times.clocks).told([Tenant("a")], False)
+    assert sum_of(told_file["total"]) == 3 * 113 + 9 and told_file["today"]["prompt_tokens"] == 2
+    assert sum_of(told_first["total"]) in (3 * 113 + 7, 3 * 113 + 9)  # it learns of others when it has something new
+
+
+async def test_what_could_not_be_written_is_written_later(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    accounts = Accounts(blocked / "usage.json")
+    ran(accounts, "a", 5)
+    for _ in range(2):
+        with pytest.raises(OSError):
+            await accounts.save()
+    blocked.unlink()
+    await accounts.save()
+    assert sum_of(Accounts(blocked / "usage.json").told([Tenant("a")], False)[0]["total"]) == 5
 
 
 # -- a live server -----------------------------------------------------------------------------------------------------

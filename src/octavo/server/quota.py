@@ -7,6 +7,7 @@ knows no key and no dialect.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,42 +18,15 @@ from typing import Any
 
 import msgspec
 
-from octavo import logs
 from octavo.errors import RateLimited
 from octavo.request import Usage
 from octavo.server.tenants import Tenant
+from octavo.server.usage_file import Counts, Kept, UsageFile
 
 DAY = 86_400
 MINUTE = 60.0
 BUSY_SECONDS = 1.0  # after which a request may be over
 NOTHING = Usage(0, 0)
-
-
-class Counts(msgspec.Struct):
-    """Of a day, or of all days."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0  # of prompt_tokens
-    generated_tokens: int = 0
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt_tokens + self.generated_tokens
-
-    def add(self, usage: Usage, before: Usage) -> None:
-        """What was used since `before`."""
-        self.prompt_tokens += usage.prompt_tokens - before.prompt_tokens
-        self.cached_tokens += usage.cached_tokens - before.cached_tokens
-        self.generated_tokens += usage.completion_tokens - before.completion_tokens
-
-
-class Kept(msgspec.Struct):
-    """An account as it lies on disk. day: days since 1970, UTC."""
-
-    day: int
-    today: Counts
-    total: Counts
 
 
 @dataclass(frozen=True)
@@ -70,6 +44,7 @@ class Account:
         self.name = name
         self._clocks = clocks
         self._kept = kept or Kept(self._day(), Counts(), Counts())
+        self._new = Kept(self._day(), Counts(), Counts())  # of it what the file does not have
         self.open: set[Meter] = set()
         self._minute = 0.0  # tokens that no refilling has paid for yet
         self._minute_at = clocks.monotonic()
@@ -79,6 +54,7 @@ class Account:
 
     def check(self, tenant: Tenant) -> None:
         """RateLimited if the tenant may begin nothing now."""
+        used = self._used(tenant)
         if tenant.concurrent is not None and len(self.open) >= tenant.concurrent:
             raise self._refusal(
                 f"{len(self.open)} requests are under way and at most {tenant.concurrent} may be", BUSY_SECONDS, tenant
@@ -86,7 +62,7 @@ class Account:
         if tenant.tokens_per_day is not None and self.today.tokens >= tenant.tokens_per_day:
             left = DAY - self._clocks.wall() % DAY
             raise self._refusal(f"all {tenant.tokens_per_day:,} tokens of the day are used", left, tenant)
-        if tenant.tokens_per_minute is not None and (over := self._used(tenant) - tenant.tokens_per_minute) >= 0:
+        if tenant.tokens_per_minute is not None and (over := used - tenant.tokens_per_minute) >= 0:
             left = over * MINUTE / tenant.tokens_per_minute
             raise self._refusal(f"all {tenant.tokens_per_minute:,} tokens of the minute are used", left, tenant)
 
@@ -96,10 +72,13 @@ class Account:
         return RateLimited(told, retry_after=wait, headers=self.headers(tenant))
 
     def _used(self, tenant: Tenant) -> float:
-        """Tokens of the minute: what was used, less what has come back since, a limit's worth each minute."""
+        """Tokens of the minute: what was used, less what has come back since, a limit's worth each minute. Those that
+        were made since somebody last asked count as spread evenly over that time."""
+        if tenant.tokens_per_minute is None:
+            return 0.0
         self.settle()
         now = self._clocks.monotonic()
-        back = (now - self._minute_at) * (tenant.tokens_per_minute or 0) / MINUTE
+        back = (now - self._minute_at) * tenant.tokens_per_minute / MINUTE
         self._minute, self._minute_at = max(0.0, self._minute - back), now
         return self._minute
 
@@ -123,32 +102,46 @@ class Account:
 
     def settle(self) -> None:
         """Count what runs as far as it is."""
-        if self._kept.day != (day := self._day()):
-            self._kept.day, self._kept.today = day, Counts()
+        day = self._day()
+        for kept in (self._kept, self._new):
+            if kept.day != day:
+                kept.day, kept.today = day, Counts()
         for meter in self.open:
             meter.settle()
 
     def count(self, usage: Usage, before: Usage) -> None:
         """A request that had used `before` has used `usage`."""
-        for counts in (self._kept.today, self._kept.total):
-            counts.add(usage, before)
+        for kept in (self._kept, self._new):
+            kept.today.add(usage, before)
+            kept.total.add(usage, before)
         tokens = usage.total_tokens - before.total_tokens
         self._minute = max(0.0, self._minute + tokens)
 
     def began(self) -> None:
         """A request more."""
         self.settle()
-        self._kept.today.requests += 1
-        self._kept.total.requests += 1
+        for kept in (self._kept, self._new):
+            kept.today.requests += 1
+            kept.total.requests += 1
 
-    def kept(self) -> Kept:
-        """To be written to disk."""
+    def take(self) -> Kept:
+        """What the file does not have; from now on it counts as written."""
         self.settle()
-        return self._kept
+        new, self._new = self._new, Kept(self._day(), Counts(), Counts())
+        return new
+
+    def give_back(self, kept: Kept) -> None:
+        """It was not written after all."""
+        self._new = self._new.plus(kept)
+
+    def written(self, kept: Kept) -> None:
+        """The file has this now, what other servers counted included."""
+        self._kept = kept.plus(self._new)
 
     def told(self, tenant: Tenant | None) -> dict[str, Any]:
         """For /v1/usage. tenant: None for one whose key is gone."""
-        kept = self.kept()
+        self.settle()
+        kept = self._kept
         date = datetime.fromtimestamp(0, UTC) + timedelta(days=kept.day)
         made: dict[str, Any] = {
             "object": "usage",
@@ -198,21 +191,12 @@ class Meter:
 
 
 class Accounts:
-    """Those of all tenants, in a file of the state directory."""
+    """Those of all tenants; what they have used lies in a file, and is written by save()."""
 
     def __init__(self, path: Path, clocks: Clocks | None = None) -> None:
-        self._path = path
+        self._file = UsageFile(path)
         self._clocks = clocks or Clocks()
-        self._accounts: dict[str, Account] = {}
-        self._written = b""
-        try:
-            self._written = path.read_bytes()
-            for name, kept in msgspec.json.decode(self._written, type=dict[str, Kept]).items():
-                self._accounts[name] = Account(name, self._clocks, kept)
-        except FileNotFoundError:
-            pass
-        except (OSError, msgspec.DecodeError) as error:
-            logs.get("server").error("usage begins anew, %s cannot be read: %s", path, error)
+        self._accounts = {name: Account(name, self._clocks, kept) for name, kept in self._file.read().items()}
 
     def of(self, tenant: Tenant) -> Account:
         """The tenant's."""
@@ -229,14 +213,17 @@ class Accounts:
         names = self._accounts if every else known
         return [self._accounts[name].told(known.get(name)) for name in names]
 
-    def data(self) -> bytes | None:
-        """What is to be written to the file; None if it is there already."""
-        made = msgspec.json.encode({name: account.kept() for name, account in self._accounts.items()})
-        if made == self._written or not self._accounts:
-            return None
-        self._written = made
-        return made
-
-    @property
-    def path(self) -> Path:
-        return self._path
+    async def save(self) -> None:
+        """Write what is new, and take over what other servers have written. Raises OSError."""
+        taken = {name: account.take() for name, account in self._accounts.items()}
+        counted = {name: kept for name, kept in taken.items() if kept.total != Counts()}
+        if not counted:
+            return
+        try:
+            merged = await asyncio.to_thread(self._file.add, counted)
+        except OSError:
+            for name, kept in counted.items():
+                self._accounts[name].give_back(kept)
+            raise
+        for name, kept in merged.items():
+            self.of(Tenant(name)).written(kept)

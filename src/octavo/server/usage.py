@@ -12,7 +12,6 @@ from starlette.responses import Response
 
 from octavo import logs
 from octavo.server.auth import Keys
-from octavo.server.openai.files import write
 from octavo.server.quota import Accounts
 from octavo.server.submit import Front
 from octavo.server.tenants import current
@@ -50,14 +49,7 @@ async def saved(accounts: Accounts) -> AsyncIterator[None]:
 
 
 async def _save(accounts: Accounts) -> None:
-    data = accounts.data()
-    if data is not None:
-        try:
-            await asyncio.to_thread(_write, accounts, data)
-        except OSError as error:
-            logs.get("server").error("usage is not kept: %s", error)
-
-
-def _write(accounts: Accounts, data: bytes) -> None:
-    accounts.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write(accounts.path, data)
+    try:
+        await accounts.save()
+    except OSError as error:
+        logs.get("server").error("usage is not kept: %s", error)

@@ -21,8 +21,9 @@ import msgspec
 from octavo import logs
 from octavo.errors import InvalidRequest, NotFound, OctavoError
 from octavo.server.limits import check_depth
-from octavo.server.openai.files import OWNER, FileStore, newest_first, shown, write
+from octavo.server.openai.files import OWNER, FileStore, newest_first, shown
 from octavo.server.tenants import Tenant
+from octavo.server.whole_file import write
 
 ENDPOINTS = (
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/rerank", "/v1/score",

@@ -7,7 +7,6 @@ it. Both are written under another name first, so that a death leaves none half.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import secrets
 import time
@@ -23,6 +22,7 @@ from octavo.server.limits import read_body
 from octavo.server.openai.multipart import parts_of
 from octavo.server.submit import Front
 from octavo.server.tenants import ANYONE, Tenant, current
+from octavo.server.whole_file import write
 
 MAX_FILE = 64 << 20  # bytes of one upload
 MAX_FILES, MAX_BYTES = 4096, 4 << 30  # of all
@@ -94,15 +94,6 @@ def newest_first(every: list[dict[str, Any]], tenant: Tenant) -> list[dict[str, 
     """Those kept objects that a tenant sees, as the API shows them."""
     found = [shown(each) for each in every if tenant.sees(each.get(OWNER, ""))]
     return sorted(found, key=lambda each: (-each["created_at"], each["id"]))
-
-
-def write(path: Path, data: bytes) -> None:
-    """The whole file or none, for its owner alone."""
-    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-    part.replace(path)
 
 
 def _missing(id_: str) -> NotFound:
