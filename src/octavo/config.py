@@ -277,6 +277,10 @@ class ServerConfig:
     shutdown_timeout: float = option(30.0, seconds(), "time to finish requests after SIGTERM", SERVER, rare=True)
     disable_log_stats: bool = option(False, switch(), "no line of statistics every 10 s", LOGS, rare=True)
     enable_log_requests: bool = option(False, switch(), "a line for each request, without its text", LOGS, rare=True)
+    otlp_traces_endpoint: str | None = option(
+        None, text("URL", auto=True), "OpenTelemetry collector that gets a span for each request: http://HOST:4318 "
+        "(needs the extra otel)", LOGS, rare=True,
+    )
     disable_access_log: bool = option(
         False, switch(), "no line for each HTTP call", LOGS, aliases=("--disable-uvicorn-access-log",), rare=True
     )

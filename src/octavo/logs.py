@@ -12,10 +12,19 @@ import logging
 import sys
 import time
 import traceback
+from contextvars import ContextVar
 from typing import TextIO
 
 MESSAGE_LIMIT = 4_000  # characters of one message, so that a 1 MiB id costs one screen
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+_REQUEST: ContextVar[str | None] = ContextVar("request", default=None)
+
+
+def enter(request_id: str) -> None:
+    """Lines of the running task, and of those that it makes, are about this request from now on."""
+    _REQUEST.set(request_id)
 
 
 def get(part: str) -> logging.Logger:
@@ -66,7 +75,7 @@ class LineFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: ts (seconds since 1970), level, part, msg; request_id and trace where the record has them."""
+    """One object a line: ts (seconds since 1970), level, part, msg; request_id and trace where there are any."""
 
     def format(self, record: logging.LogRecord) -> str:
         row: dict[str, object] = {
@@ -75,7 +84,7 @@ class JsonFormatter(logging.Formatter):
             "part": _part(record),
             "msg": escape(record.getMessage()),
         }
-        if request := getattr(record, "request_id", None):
+        if request := getattr(record, "request_id", None) or _REQUEST.get():
             row["request_id"] = escape(str(request), 200)
         if trace := _trace(record):
             row["trace"] = trace[-MESSAGE_LIMIT:]
@@ -87,7 +96,7 @@ def set_up(level: str = "info", *, json_lines: bool = False, stream: TextIO | No
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if json_lines else LineFormatter(traces=level == "debug"))
     logging.captureWarnings(True)
-    for name in ("octavo", "uvicorn", "py.warnings"):
+    for name in ("octavo", "uvicorn", "opentelemetry", "py.warnings"):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(level.upper())

@@ -160,8 +160,10 @@ def test_printed_configuration_reads_back(tmp_path: Path) -> None:
         "max_model_len": "32K", "served_model_name": "a,b", "step_time": "33.3", "temperature": "1e-5",
         "override_generation_config": '{"stop": ["#", "é"]}', "chat_template": "{{ x }}: '#'", "api_key": "sk-1",
     }  # fmt: skip
-    settings = resolve(flags, {})
+    settings = resolve(flags, {"OCTAVO_ARG_PORT": "9"})
     printed = to_yaml(settings)
+    for line in ("step-time: 33.3  # from --step-time", "port: 9  # from OCTAVO_ARG_PORT", 'host: "127.0.0.1"'):
+        assert f"\n{line}\n" in printed  # where a value comes from that is no default
     assert "sk-1" not in printed and "api-key: set, not printed" in printed
     file = tmp_path / "octavo.yaml"
     file.write_text(printed, encoding="utf-8")

@@ -298,20 +298,22 @@ def _columns(entries: Iterable[tuple[str, str]], width: int = 34, total: int = 1
 
 
 def to_yaml(settings: Settings) -> str:
-    """Settings as the YAML that --config reads back. Keys are flags; secrets are named and left out."""
+    """Settings as the YAML that --config reads back, each value that is no default with where it comes from. Keys are
+    flags; secrets are named and left out."""
     lines, group = [], ""
     for each in (option for noun in NOUNS for option in options_of(noun) if option.name != "config"):
         value = settings.value(each.name)
         if each.group != group:
             group = each.group
             lines.append(f"# {group}")
-        key = each.flag[2:]
+        key, source = each.flag[2:], settings.sources.get(each.name)
+        whence = f"  # from {source}" if source else ""
         if each.kind.secret:
             if value:
-                lines.append(f"# {key}: set, not printed")
+                lines.append(f"# {key}: set, not printed{whence}")
         elif not (value is None and each.kind.yaml_object):
             plain = list(value) if isinstance(value, tuple) else "auto" if value is None else value
-            lines.append(f"{key}: {json.dumps(plain, ensure_ascii=False)}")  # JSON is YAML
+            lines.append(f"{key}: {json.dumps(plain, ensure_ascii=False)}{whence}")  # JSON is YAML
     return "\n".join(lines) + "\n"
 
 

@@ -51,6 +51,10 @@ class Record:
         scope["raw_path"] = scope["path"].encode()
         id_ = _call_id(dict(scope["headers"]).get(b"x-request-id", b""))
         entry, dialect = entry_of(scope["path"]), dialect_of(scope["path"])
+        logs.enter(id_.decode("latin-1"))
+        if self._front.tracing is not None:
+            label = "other" if entry is None else entry.label
+            self._front.tracing.enter(scope["headers"], id_.decode("latin-1"), label)
         status = 499  # the client left before an answer
         began = False
 

@@ -28,6 +28,7 @@ from octavo.server.address import Listener
 from octavo.server.auth import Keys, reload_keys
 from octavo.server.health import Health
 from octavo.server.loading import Loading
+from octavo.server.tracing import Tracing
 
 if TYPE_CHECKING:
     from octavo.async_llm import AsyncLLM
@@ -101,10 +102,13 @@ class _Life:
         try:
             for listener in listeners:
                 await listener.answer_with(Loading)
+            tracing = None
+            if config.otlp_traces_endpoint is not None:
+                tracing = await asyncio.to_thread(Tracing, config.otlp_traces_endpoint)
             backend = await self._loaded()
             if backend is None:
                 return INTERRUPTED if self._signals[0] == signal.SIGINT else 0
-            return await self._serve(backend, listeners, keys)
+            return await self._serve(backend, listeners, keys, tracing)
         finally:
             for listener in listeners:
                 listener.close()
@@ -128,7 +132,7 @@ class _Life:
         finally:
             stop.cancel()
 
-    async def _serve(self, backend: Backend, listeners: list[Listener], keys: Keys) -> int:
+    async def _serve(self, backend: Backend, listeners: list[Listener], keys: Keys, tracing: Tracing | None) -> int:
         from octavo.server.http_server import http_server
         from octavo.server.metrics import Metrics
         from octavo.server.submit import Front
@@ -143,7 +147,9 @@ class _Life:
             },
         )
         health = Health(backend.healthy)
-        front = Front(backend.llm, backend.names, self._config, health, metrics, backend.shelf, backend.aliases)
+        front = Front(
+            backend.llm, backend.names, self._config, health, metrics, backend.shelf, backend.aliases, tracing=tracing
+        )
         server = http_server(front, keys, self._config, listeners)
         clock = asyncio.create_task(server.main_loop())
         try:
@@ -165,6 +171,8 @@ class _Life:
             if backend.llm.renderer is not None:
                 backend.llm.renderer.close()
             await backend.stop(0.0 if self._second.is_set() else STOP_SECONDS)
+            if tracing is not None:
+                await asyncio.to_thread(tracing.close)
         if ended is not None:
             raise ended
         if self._second.is_set():

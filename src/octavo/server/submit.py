@@ -30,6 +30,7 @@ from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
 from octavo.server.metrics import Metrics
 from octavo.server.quota import NOTHING, Accounts, Meter
 from octavo.server.tenants import current
+from octavo.server.tracing import Span, Tracing
 from octavo.server.vector_calls import VectorCalls
 from octavo.shelf import Shelf
 from octavo.text.best_of import Answers
@@ -51,6 +52,7 @@ class Front:
     shelf: Shelf
     aliases: tuple[str, ...] = ()  # other names that requests may use; not listed
     created: int = field(default_factory=lambda: int(time.time()))
+    tracing: Tracing | None = None
     kept: Kept = field(init=False)
     accounts: Accounts = field(init=False)
 
@@ -150,7 +152,10 @@ class Front:
                 generations.append(await self.llm.submit(prompt, params, **placed))
             else:
                 generations.append(await beam_search(self.llm, prompt, beams, params, **placed))
-        return Answering(self.metrics, generations, begin, self._meter)
+        answering = Answering(self.metrics, generations, begin, self._meter)
+        if self.tracing is not None:
+            answering.span = self.tracing.begin(time.perf_counter() - begin, self.model)
+        return answering
 
 
 class Answering:
@@ -178,6 +183,7 @@ class Answering:
         self._closed = False
         self._meter = meter(self._spent)
         self.told: dict[str, str] = {}  # headers that say what was done to the request
+        self.span: Span | None = None  # where traces are kept
 
     async def start(self, news: Callable[[], None]) -> None:
         self._news = news
@@ -219,7 +225,10 @@ class Answering:
             for reason in generation.reasons:
                 self._metrics.finished(reason)
         self._meter.end()
-        self._metrics.request_ended(self, self._failure or (FinishReason.ABORT if self._left else None))
+        failure = self._failure or (FinishReason.ABORT if self._left else None)
+        self._metrics.request_ended(self, failure)
+        if self.span is not None:
+            self.span.end(self, None if failure is None else str(failure))
         if log.isEnabledFor(logging.DEBUG):
             self._tell()
 
@@ -294,9 +303,19 @@ class Answering:
         return max(generation.longest for generation in self.generations)
 
     @property
+    def params(self) -> SamplingParams:
+        """Of the first prompt: they are alike but for the seed."""
+        return self.generations[0].request.params
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the choices ended that have."""
+        return [str(reason) for generation in self.generations for reason in generation.reasons]
+
+    @property
     def most(self) -> int | None:
         """Tokens that a choice may have."""
-        return self.generations[0].request.params.max_tokens
+        return self.params.max_tokens
 
     @property
     def seed(self) -> int | list[int]:
