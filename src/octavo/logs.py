@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import TextIO
 
 MESSAGE_LIMIT = 4_000  # characters of one message, so that a 1 MiB id costs one screen
@@ -91,8 +92,32 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(row)
 
 
+def say(line: str) -> None:
+    """A line for people on standard error; where lines are JSON, one of those."""
+    if _set_up.json_lines:
+        get("server").info("%s", line.strip())
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+def json_lines() -> bool:
+    """Whether standard error has JSON lines alone."""
+    return _set_up.json_lines
+
+
+@dataclass
+class _SetUp:
+    """What set_up was told."""
+
+    json_lines: bool = False
+
+
+_set_up = _SetUp()
+
+
 def set_up(level: str = "info", *, json_lines: bool = False, stream: TextIO | None = None) -> None:
     """Send the lines of octavo, uvicorn and warnings at `level` or above to `stream` (stderr). Once per process."""
+    _set_up.json_lines = json_lines
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if json_lines else LineFormatter(traces=level == "debug"))
     logging.captureWarnings(True)

@@ -168,9 +168,25 @@ def test_json_logs_carry_the_requests_id(tmp_path: Path) -> None:
         body = {"prompt": "Once", "max_tokens": 2}
         httpx.post(f"{server.url}/v1/completions", json=body, timeout=60, headers={"x-request-id": id_})
     assert server.stop() == 0
-    rows = [json.loads(line) for line in server.lines if line.startswith("{")]
+    rows = [json.loads(line) for line in server.lines]  # all of them: what people are told, too
+    told = [row["msg"] for row in rows]
+    assert any(msg.startswith("Ready: http") for msg in told) and any(msg.startswith("done. Served") for msg in told)
     for id_ in ("first-id", "second-id"):
         about = [row["msg"] for row in rows if row.get("request_id") == id_]
         assert any("POST /v1/completions" in msg and "200" in msg for msg in about), (id_, rows)
         assert len(about) >= 2  # the line of the request, and that of the call
     assert all({"ts", "level", "part", "msg"} <= set(row) for row in rows)
+    command = [
+        sys.executable,
+        "-m",
+        "octavo.cli.main",
+        "serve",
+        "no-such-model",
+        "--port",
+        "0",
+        "--log-json",
+        "--offline",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    (*_, last) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.returncode == 3 and last["level"] == "error" and "no-such-model" in last["msg"]

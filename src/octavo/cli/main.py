@@ -29,7 +29,7 @@ COMMANDS = {
     "run-batch": Entry("octavo.cli.run_batch:command", "answer a file of requests; goes on where it was left"),
     "ps": Entry("octavo.cli.ps:command", "the servers that run: what they serve, where, since when, how busy"),
     "stop": Entry("octavo.cli.stop:command", "end a server, its requests first"),
-    "bench": Entry("octavo.cli.bench:command", "measure speed: a table, or latency, or throughput"),
+    "bench": Entry("octavo.cli.bench:command", "measure speed: a table, latency, throughput, or a running server"),
     "profile": Entry("octavo.cli.profile:command", "where the time of a step goes, against what the machine can do"),
     "plan": Entry("octavo.cli.plan:command", "what a model would take of this machine's memory"),
     "verify": Entry("octavo.cli.verify:command", "check a model node by node against its reference"),
@@ -105,6 +105,7 @@ def _unknown(word: str) -> Exception:
 def _failed(error: Exception, verbose: bool) -> int:
     import click
 
+    from octavo import logs
     from octavo.cli.terminal import explain, say
     from octavo.errors import OctavoError
 
@@ -121,7 +122,10 @@ def _failed(error: Exception, verbose: bool) -> int:
             f"unexpected {type(error).__name__}: {error}\n"
             "this is a fault of octavo. The same command with -v shows where; `octavo env` says what to add to a report"
         )
-    say(explain(error))
+    if logs.json_lines():
+        logs.get("server").error("%s", error.message)
+    else:
+        say(explain(error))
     return error.exit_code
 
 
@@ -142,7 +146,7 @@ def version() -> str:
 
 
 def _help() -> str:
-    rows = [f"  {name:10}{entry.help}" for name, entry in COMMANDS.items()]
+    rows = [f"  {name:12}{entry.help}" for name, entry in COMMANDS.items()]
     return "\n".join(
         [
             "Usage: octavo COMMAND [MODEL] [OPTIONS]",

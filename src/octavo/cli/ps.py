@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -44,11 +45,10 @@ def row(seen: Seen, now: float) -> tuple[str, ...]:
     """A line of the table."""
     process = seen.process
     ready = seen.state == "ready"
+    asked = process.words[0] if process.words and not process.words[0].startswith("-") else "?"
     busy = "?" if seen.running is None else f"{seen.running} running, {seen.waiting} waiting"
     return (
-        seen.names[0]
-        if seen.names
-        else (process.words[0] if process.words[:1] and process.words[0][0] != "-" else "?"),
+        seen.names[0] if seen.names else Path(asked).name,
         seen.id.removeprefix("sha256:")[:12] or "-",
         f"{seen.nbytes / 1e6:,.0f} MB" if ready else "-",
         "100% CPU",

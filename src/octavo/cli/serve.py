@@ -14,7 +14,7 @@ import click
 
 from octavo import __version__, logs
 from octavo.cli.flags import OptionCommand, to_yaml
-from octavo.cli.terminal import Progress, say
+from octavo.cli.terminal import LogLines, Progress
 from octavo.settings import Settings, client_environment
 
 if TYPE_CHECKING:
@@ -33,20 +33,20 @@ def run(settings: Settings, print_config: bool) -> int:
 
     begin = time.monotonic()
     logs.set_up(settings.log.log_level, json_lines=settings.log.log_json)
-    say(f"octavo {__version__} · {settings.engine.model}")
+    logs.say(f"octavo {__version__} · {settings.engine.model}")
 
     async def load(meanwhile: Callable[[], object]) -> Backend:
         from octavo.shelf import Shelf
         from octavo.start import start_served
 
-        progress = Progress(client_environment().plain)
+        progress = Progress(client_environment().plain, LogLines() if logs.json_lines() else None)
         try:
             served = await start_served(settings, progress.report, meanwhile)
         finally:
             progress.close()
         names = tuple(dict.fromkeys(settings.server.served_model_name or served.files.names))
         for line in summary((*served.llm.info.summary, *template_line(served.llm.renderer)), settings):
-            say(line)
+            logs.say(line)
         supervisor = served.supervisor
         return Backend(
             served.llm, names, Shelf(served.files.path, settings.engine), lambda: supervisor.healthy, supervisor.stop,

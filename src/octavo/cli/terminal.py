@@ -6,6 +6,7 @@ imports nothing that costs time.
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Sequence
@@ -57,10 +58,25 @@ def ruled(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) ->
     return [f"| {line} |" for line in columns([rows[0], rule, *rows[1:]], right, " | ")]
 
 
+class LogLines(io.TextIOBase):
+    """A stream whose lines become lines of the log."""
+
+    def __init__(self) -> None:
+        self._begun = ""
+
+    def write(self, text: str) -> int:
+        from octavo import logs
+
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            logs.say(line)
+        return len(text)
+
+
 class Progress:
     """Shows the progress of one wait after another; `report` has the shape that downloads and loads call."""
 
-    def __init__(self, plain: bool = False, stream: TextIO | None = None, counted: str = "") -> None:
+    def __init__(self, plain: bool = False, stream: TextIO | io.TextIOBase | None = None, counted: str = "") -> None:
         """counted: what is counted ("requests"), where it is not bytes."""
         self._stream = stream or sys.stderr
         self._counted = counted

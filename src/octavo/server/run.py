@@ -177,7 +177,7 @@ class _Life:
             raise ended
         if self._second.is_set():
             return INTERRUPTED
-        _say(f"done. Served {front.metrics.served:,} requests, {front.metrics.tokens:,} tokens.")
+        logs.say(f"done. Served {front.metrics.served:,} requests, {front.metrics.tokens:,} tokens.")
         return 0
 
     async def _until_end(self, backend: Backend) -> OctavoError | None:
@@ -202,7 +202,7 @@ class _Life:
         try:
             while not idle.done() and not force.done() and (left := deadline - time.monotonic()) > 0:
                 if client.open_requests:
-                    _say(f"Draining: {client.open_requests} requests left, {left:.0f} s …")
+                    logs.say(f"Draining: {client.open_requests} requests left, {left:.0f} s …")
                 await asyncio.wait({idle, force}, timeout=min(step, left), return_when=asyncio.FIRST_COMPLETED)
             if client.open_requests:
                 log.warning("%d requests are cut off", client.open_requests)
@@ -219,16 +219,11 @@ class _Life:
         if listener.path is not None:
             url, option = "http://localhost", f"--unix-socket {listener.path} "
         key = ' -H "Authorization: Bearer $OCTAVO_API_KEY"' if keys.needed else ""
-        _say(f"Ready: {listener.url}   OpenAI /v1   Anthropic /v1/messages   Ollama /api")
+        logs.say(f"Ready: {listener.url}   OpenAI /v1   Anthropic /v1/messages   Ollama /api")
         for each in others:
-            _say(f"  also: {each.url}")
-        _say(f"  try: curl {option}{url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\")
-        _say(
+            logs.say(f"  also: {each.url}")
+        logs.say(f"  try: curl {option}{url}/v1/chat/completions -H 'Content-Type: application/json'{key} \\")
+        logs.say(
             '         -d \'{"messages":[{"role":"user","content":"Hello"}]}\''
             f"            ({time.monotonic() - self._begin:.1f} s since start)"
         )
-
-
-def _say(line: str) -> None:
-    """A line for people: standard output is for results."""
-    print(line, file=sys.stderr, flush=True)
