@@ -7,6 +7,7 @@ without an endpoint nothing of this is made. It knows no route.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -112,8 +113,10 @@ class Tracing:
         span.end(begin + round(request.seconds[2] * 1e9))
 
     def close(self) -> None:
-        """Send what is left; takes EXPORT_SECONDS at most."""
-        self._provider.shutdown()
+        """Send what is left. Takes EXPORT_SECONDS at most: the library would try for longer to reach nobody."""
+        last = threading.Thread(target=self._provider.shutdown, name="octavo-traces", daemon=True)
+        last.start()
+        last.join(EXPORT_SECONDS)
 
 
 @dataclass
