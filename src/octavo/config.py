@@ -251,7 +251,8 @@ class ServerConfig:
         (), texts("KEY", secret=True), "key that clients must send", SERVER, env=("OCTAVO_API_KEY",)
     )
     api_key_file: str | None = option(
-        None, text("FILE", auto=True), "keys, one a line (`octavo key` makes one); read again on SIGHUP", SERVER
+        None, text("FILE", auto=True), "keys, one a line (`octavo key` makes one); read again on SIGHUP", SERVER,
+        aliases=("--api-keys-file",),
     )
     admin_api_key: tuple[str, ...] = option(
         (), texts("KEY", secret=True), "key that alone may call administrative routes", SERVER,
