@@ -82,8 +82,9 @@ struct World {
 
   void fill(i64 r) {
     const auto token = [&] { return whole(0, 30) ? whole(0, static_cast<int>(V) - 1) : whole(-5, 1 << 30); };  // some are none
-    const bool ties = whole(0, 2) == 0;
-    for (i64 i = r * V; i < (r + 1) * V; i++) logits[i] = ties ? static_cast<float>(whole(0, 3)) : real(-9, 9);
+    const int shape = whole(0, 3);  // ties, flat, steep
+    const float most = shape == 1 ? 0.5f : 9.0f;
+    for (i64 i = r * V; i < (r + 1) * V; i++) logits[i] = shape == 0 ? static_cast<float>(whole(0, 3)) : real(-most, most);
     if (whole(0, 9) == 0) logits[r * V + whole(0, static_cast<int>(V) - 1)] = whole(0, 1) ? NAN : INFINITY;
     seq_slot[r] = logit_seq[r] = logit_row[r] = static_cast<int32_t>(r);
     row_pos[r] = whole(0, static_cast<int>(L) - 1), prompt_len[r] = whole(1, row_pos[r] + 1);
