@@ -140,7 +140,8 @@ def prepared(model: Path, octavo: Octavo, rounds: int, columns: Sequence[Column]
     plan = make_plan(open_checkpoint(model), config, free=machine.memory_free, threads=options["threads"])
     lowered = plan.layouts.lowered
     decodes = [column for column in columns if column.decodes]
-    prefills = [column for column in columns if not column.decodes and isa.startswith("avx512")]
+    # Not of AVX2, which has no dot product of its own. With the matrix unit it stays the vector units' ceiling.
+    prefills = [column for column in columns if not column.decodes and isa.startswith(("avx512", "amx"))]
     return Comparison(
         model.name, time.strftime("%Y-%m-%d"), f"{machine.cpu_name} ({machine.cpu_id})", isa,
         options["threads"], rounds, {},

@@ -100,7 +100,8 @@ class Comparison:
             if engine != OURS:
                 ratios = [self.ratio(engine, column) for column in self.columns]
                 lines.append(self._row(f"{OURS} / {engine}", [f"{r:.2f} ×" if r else "–" for r in ratios]))
-        for name, share in (("of read bandwidth", self.bandwidth), ("of the computed ceiling", self.ceiling)):
+        computed = "of the computed ceiling" + (" of the vector units" if self.isa == "amx" else "")
+        for name, share in (("of read bandwidth", self.bandwidth), (computed, self.ceiling)):
             shares = [share(column) for column in self.columns]
             if any(shares):
                 lines.append(self._row(f"{OURS}: share {name}", [f"{100 * s:.0f} %" if s else "–" for s in shares]))

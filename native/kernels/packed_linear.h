@@ -111,7 +111,11 @@ i64 chunk_of(i64 steps, i64 rows) {
 
 template <class W>
 i64 packed_scratch(i64 K) {
-  return K / 32 * UnpackedOf<W>::kBlock;
+  const i64 panel = K / 32 * UnpackedOf<W>::kBlock;
+#if HAS_MATRIX_TILES
+  if (W::kGroups == 1) return panel > MatrixRoom::kBytes ? panel : MatrixRoom::kBytes;
+#endif
+  return panel;
 }
 
 // One tile of rows: panels in a single stream, prefetched some steps ahead, but no less than 4.5 KiB: with 8 steps of 264
@@ -130,7 +134,7 @@ void one_tile(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float* o
   }
 }
 
-// Ways to do a chunk of steps: as it is packed, unpacked first, or unpacked for the matrix unit.
+// Ways to do a chunk of steps: as it is packed, or unpacked first.
 template <class W>
 struct Direct {
   static constexpr int kRows = kTileRows, kVectors = kTileVectors;
@@ -160,28 +164,6 @@ struct Opened {
     packed_tile<UnpackedOf<W>, N::value, kVectors>(w, b0, b1, v, ahead, acts, out, ld);
   }
 };
-#if HAS_MATRIX_TILES
-template <class W>
-struct Matrix {
-  static constexpr int kRows = kMatrixRows, kVectors = 1;
-  int rows = 0;  // that the registers have now
-  ~Matrix() { MatrixShapes::release(); }
-  static const uint8_t* ready(const uint8_t* w, i64 steps, uint8_t* scratch) {
-    unpack_signed<W>(w, steps, scratch);
-    return scratch;
-  }
-  template <class Fn>
-  static void each(i64 rows, const Fn& fn) {
-    for (i64 r = 0; r < rows; r += kRows) fn(r, static_cast<int>(least(kRows, rows - r)));
-  }
-  void tile(int n, const uint8_t* w, i64 b0, i64 b1, int v, Ahead ahead, const Rows& acts, float* out, i64 ld) {
-    if (rows != n) matrix_shapes(rows = n, 8 / W::kGroups);
-    const auto tile = n == kRows ? matrix_tile<SignedOf<W>, true> : matrix_tile<SignedOf<W>, false>;
-    tile(w, b0, b1, v, ahead, acts, n, out, ld);
-  }
-};
-#endif
-
 // Several tiles of rows over a chunk of steps, which stays in L1. Each asks for its part of the next chunk, so that memory
 // is read evenly. Where the first tile or the unpacking read it all, the rest left the memory idle: 8, 16 and 32 rows of Q4_K
 // took 306, 470 and 913 us against 206, 391 and 709.
@@ -190,7 +172,7 @@ void many_tiles(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float*
   constexpr i64 kStep = W::kBlock / (W::kSpan / 32);
   constexpr int kRows = Tiles<W>::kRows, kVectors = Tiles<W>::kVectors;
   Tiles<W> way;
-  const i64 steps = acts.K / 32, chunk = chunk_of<W>(steps, kRows == kTileRows ? rows : 0);
+  const i64 steps = acts.K / 32, chunk = chunk_of<W>(steps, rows);
   const i64 tiles = (rows + kRows - 1) / kRows * (2 / kVectors);
   const i64 lines = (kStep + 64 * tiles - 1) / (64 * tiles);
   for (i64 p = 0; p < panels; p++, out += 32) {
@@ -209,13 +191,60 @@ void many_tiles(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float*
   }
 }
 
+#if HAS_MATRIX_TILES
+// Panels of the matrix unit: a chunk of steps of some panels, unpacked, against all rows, 16 by 16. What comes next is fetched
+// meanwhile, spread over the tiles: packed bytes, and in matrix_scales what was unpacked.
+template <class W>
+void matrix_panels(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float* out, i64 ld, uint8_t* scratch) {
+  constexpr i64 kStep = W::kBlock / (W::kSpan / 32), kEach = W::kSpan / 32;
+  const MatrixRoom room(scratch);
+  const i64 steps = acts.K / 32, panel_bytes = packed_panel<W>(acts.K);
+  const i64 chunks = (steps + kMatrixSteps - 1) / kMatrixSteps;
+  const i64 chunk = kEach > 1 ? kMatrixSteps / kEach * kEach : (steps + chunks - 1) / chunks;
+  const i64 blocks = (rows + kMatrixRows - 1) / kMatrixRows;
+  for (i64 b0 = 0; b0 < steps; b0 += chunk) {
+    const i64 b1 = least(steps, b0 + chunk), bytes = (b1 - b0) * kStep;
+    const uint8_t* at = w + b0 * kStep;
+    const i64 next = b1 < steps ? bytes : panels * panel_bytes - b0 * kStep, lines = (bytes / 64 + blocks - 1) / blocks;
+    for (i64 p = 0; p < panels; p++) {
+      for (int c = 0; c < 2; c++) matrix_columns<W>(at + p * panel_bytes, b0, b1, c, room.half(p, c));
+    }
+    for (i64 block = 0; block < blocks; block++) {
+      const i64 r = block * kMatrixRows;
+      const int n = static_cast<int>(least(kMatrixRows, rows - r));
+      matrix_rows(acts.from(r), n, b0, b1, room.rows);
+      for (i64 p = 0; p < panels; p++) {
+        const uint8_t* ahead = at + p * panel_bytes + next + block * lines * 64;
+        for (i64 i = 0; i < lines; i++) simd::prefetch(ahead + i * 64);
+        for (int c = 0; c < 2; c++) {
+          const uint8_t *half = room.half(p, c), *following = p + 1 < panels || c == 0 ? half + kMatrixChunk : room.half(0, 0);
+          matrix_dots<(W::kZero > 0)>(room.rows, half, b1 - b0, room.dots);
+          matrix_scales<W::kMin>(room.rows, half, b1 - b0, room.dots, b0 == 0, n, out + r * ld + p * 32 + c * 16, ld, following);
+        }
+      }
+    }
+  }
+}
+
+template <class W>
+void matrix_linear(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float* out, i64 ld, uint8_t* scratch) {
+  matrix_shapes();
+  for (i64 p = 0; p < panels; p += kMatrixPanels, w += kMatrixPanels * packed_panel<W>(acts.K), out += kMatrixPanels * 32) {
+    matrix_panels<W>(w, least(kMatrixPanels, panels - p), acts, rows, out, ld, scratch);
+  }
+  MatrixShapes::release();
+}
+#endif
+
 template <class W>
 void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld,
                    const Way& way) {
   const Rows from = {acts, act_row_bytes(K), K};
   if (rows == 1) return one_tile<W, 1, 2>(w, panels, from, 1, out, ld, way.ahead_steps);
 #if HAS_MATRIX_TILES
-  if (way.matrix_rows != 0 && rows >= way.matrix_rows) return many_tiles<W, Matrix>(w, panels, from, rows, out, ld, way.scratch);
+  if constexpr (W::kGroups == 1) {
+    if (way.matrix_rows != 0 && rows >= way.matrix_rows) return matrix_linear<W>(w, panels, from, rows, out, ld, way.scratch);
+  }
 #endif
   if constexpr (kUnpackRows<W> == kRareRows) {
     many_tiles<W, Opened>(w, panels, from, rows, out, ld, way.scratch);

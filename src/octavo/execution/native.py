@@ -40,6 +40,7 @@ from octavo.models.source import WeightSource
 from octavo.program.symbols import Dim
 from octavo.quantization.kv import kv_layout
 
+SCRATCH_MATRIX = 112 * 1024  # what the matrix unit works on (native/kernels/matrix_tile.h, MatrixRoom)
 SCRATCH_TILE = 512 * 1024  # output tile of a thread: 1,024 rows x 128 columns of float, half of an L2
 
 
@@ -108,7 +109,7 @@ def thread_scratch(lowered: Lowered) -> int:
     """Bytes of scratch of one thread: 16 rows of activations, an unpacked panel, a tile."""
     longest = max((weight.k for weight in lowered.weights.values()), default=0)
     acts = 16 * 4 * longest  # 16 rows per thread (SHARE_ROWS); a quantized row takes half of a float row
-    panel = 2 * 32 * longest + 16 * longest  # two panels of bytes, scales and minima
+    panel = max(2 * 32 * longest + 16 * longest, SCRATCH_MATRIX)  # two panels of bytes, scales and minima
     own = max((node.scratch for node in lowered.nodes()), default=0)
     return -(-(max(acts, own) + panel + SCRATCH_TILE) // 4096) * 4096
 
