@@ -5,8 +5,8 @@ attention / bf16 peak. The share of dots is counted from the tiles (native/kerne
 pipes that multiply execute for 16 columns x 32 k of one row, `vpdpbusd` are 8; the others are, per activation group and
 scale, a product of the two scales and the fma that adds the group, and an fma for the minimum where the format has one.
 Loads, masks, shifts and conversions go elsewhere, and what is done once for many rows (a panel unpacked, the scales of
-Q4_K and Q6_K) vanishes in a prompt. Holds for the AVX-512 variants; AVX2 has no dot product of its own. On `amx` it is the
-ceiling of the same machine's vector units, which the matrix unit may pass (docs/performance.md, "The matrix unit").
+Q4_K and Q6_K) vanishes in a prompt. Holds for the AVX-512 variants; AVX2 has no dot product of its own. On
+`amx` it is the ceiling of the same machine's vector units, which the matrix unit may pass (decision 0020).
 """
 
 from __future__ import annotations
