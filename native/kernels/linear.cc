@@ -20,7 +20,7 @@ namespace {
 
 // 64 KiB of tile: what a decode step gathers into one call, small beside a 512 KiB L2.
 constexpr i64 kTileFloats = 16384;
-// With a matrix unit, which arranges 16 rows once for all columns of a call: 256 rows x 384 columns.
+// Of many rows with a matrix unit, which arranges 16 rows once for all columns of a call: 256 rows x 384 columns.
 constexpr i64 kMatrixFloats = 98304;
 // 32 lines: what a core has in flight; the tile's own prefetches go on from there. 8 KiB: no difference on SmolLM2.
 constexpr i64 kAheadBytes = 2048;
@@ -103,7 +103,7 @@ void run_units(const Group& group, const Piece& piece, const Phase& phase, const
   for (i64 i = 0; i < group.weights; i++) own = most(own, whole(group.weight[i].format->scratch_bytes(phase.K), 64));
   float* data = reinterpret_cast<float*>(scratch + own);
   const i64 rows = piece.row1 - piece.row0, floats = (room - own) / 4, width = group.unit * group.weights;
-  const i64 wanted = run.tuning->matrix ? kMatrixFloats : kTileFloats;
+  const i64 wanted = run.tuning->matrix && rows >= kOwnRows ? kMatrixFloats : kTileFloats;
   const i64 most_units = most(1, least(wanted, floats) / (rows * width));
   for (i64 u = piece.first; u < piece.last;) {
     const i64 units = least(most_units, piece.last - u);

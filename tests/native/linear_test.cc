@@ -367,12 +367,12 @@ int main() {
       for (const i64 threads : {1, 2, 3}) {
         for (const i64 rows : {1, 7, 33}) {
           for (const i64 share : {0, 100}) {
-            test_kernel(*variant, {rows, 160, threads, share, 1 << 18, quantized, rows == 7});
+            test_kernel(*variant, {rows, 160, threads, share, 1 << 19, quantized, rows == 7});
           }
           test_kernel(*variant, {rows, 160, threads, 0, 16384, quantized, false});  // blocks of a few rows
-          test_kernel(*variant, {rows, 256, threads, 100, 1 << 18, quantized, false});
+          test_kernel(*variant, {rows, 256, threads, 100, 1 << 19, quantized, false});
         }
-        test_kernel(*variant, {200, 160, threads, 0, 1 << 18, quantized, false});  // 1 and 2 threads: rows are divided
+        test_kernel(*variant, {200, 160, threads, 0, 1 << 19, quantized, false});  // 1 and 2 threads: rows are divided
       }
     }
     std::printf("%s tested\n", variant->name);

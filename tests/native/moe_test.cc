@@ -107,7 +107,7 @@ struct World {
                         1, name("tile.store"), 2, address(out.data()), s.width};
     const i64 longest = std::max(s.width, s.inner), pairs = s.rows * s.chosen;
     const i64 own = 8 * 16 * s.chosen + 4 * (pairs + s.experts + 1) + s.block * stride(s.width) + 8 * 64;
-    const i64 bytes = (std::max(64 * longest, own) + 80 * longest + 512 * 1024 + 4095) / 4096 * 4096;
+    const i64 bytes = (std::max(64 * longest, own) + std::max<i64>(80 * longest, 112 * 1024) + 512 * 1024 + 4095) / 4096 * 4096;
     std::barrier<> team(s.threads);
     Section sections[kSections] = {};
     Tuning tuning;
