@@ -363,13 +363,14 @@ int main() {
       test_embedding(*variant, c);
     }
     test_rows(*variant);
+    const i64 few = entry<const Format*>(*variant, "format.q4_1.p32.k4.1")->scratch_bytes(160) + 10240;
     for (const bool quantized : {true, false}) {
       for (const i64 threads : {1, 2, 3}) {
         for (const i64 rows : {1, 7, 33}) {
           for (const i64 share : {0, 100}) {
             test_kernel(*variant, {rows, 160, threads, share, 1 << 19, quantized, rows == 7});
           }
-          test_kernel(*variant, {rows, 160, threads, 0, 16384, quantized, false});  // blocks of a few rows
+          test_kernel(*variant, {rows, 160, threads, 0, few, quantized, false});  // blocks of a few rows
           test_kernel(*variant, {rows, 256, threads, 100, 1 << 19, quantized, false});
         }
         test_kernel(*variant, {200, 160, threads, 0, 1 << 19, quantized, false});  // 1 and 2 threads: rows are divided
