@@ -43,6 +43,7 @@ from octavo.engine.messages import (
 )
 from octavo.engine.transport import FrameReader, SocketLink, SocketPort, frame
 from octavo.execution.step import TokenLogprobs
+from octavo.grammar.table import MaskTable
 from octavo.request import FinishReason, Request, Resume
 from octavo.sampling_params import SamplingParams
 from tests.engine.scripted_runner import build
@@ -195,6 +196,15 @@ def request(name: str, tokens: int = 20) -> Request:
 
 def test_the_path_is_private(served):
     assert stat.S_IMODE(os.stat(served.path).st_mode) == 0o600
+
+
+def test_shared_memory_has_no_name():
+    flight, table = FlightRecord(64), MaskTable(2, 100)
+    for descriptor in (flight.descriptor, table.descriptor):
+        link = os.readlink(f"/proc/self/fd/{descriptor}")
+        assert link.startswith("/memfd:octavo-") and link.endswith(" (deleted)") and not os.get_inheritable(descriptor)
+    flight.close()
+    table.close()
 
 
 def test_a_request_over_a_plain_socket(served):

@@ -107,6 +107,15 @@ def test_broken_multipart_bodies(body: bytes) -> None:
         parts_of(body, "multipart/form-data; boundary=b")
 
 
+def test_many_parts_and_odd_boundaries() -> None:
+    part = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nx\r\n'
+    with pytest.raises(InvalidRequest, match="parts"):
+        parts_of(part * 100_000 + b"--b--", "multipart/form-data; boundary=b")
+    for boundary in ("", "=", '"', '"' * 100_000, "b" * 100_000, ";" * 100_000, " " * 100_000, '"b', "\\" * 100_000):
+        with pytest.raises(InvalidRequest):
+            parts_of(part.replace(b"--b", b"--other"), f"multipart/form-data; boundary={boundary}")
+
+
 def test_the_folder_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FileStore(tmp_path / "files")
     assert store.all(ANYONE) == []

@@ -7,6 +7,7 @@ import gzip
 import json
 import socket
 import zlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -197,3 +198,17 @@ async def test_a_head_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
             assert expected in got and (expected or not got)
             writer.close()
             await writer.wait_closed()
+
+
+async def test_a_body_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then keeps no connection: the limit is for the whole body."""
+    monkeypatch.setattr(limits, "BODY_SECONDS", 0.2)
+
+    async def drops() -> AsyncIterator[bytes]:
+        while True:
+            yield b" "
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(limits.SlowClient) as caught:
+        await limits.read_body(drops(), {"content-length": "100000"})
+    assert caught.value.status == 408

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from octavo.sampling_params import PARAMETERS
@@ -242,6 +243,14 @@ def test_the_log(keyed: Live) -> None:
 
 
 # -- the address -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_else_listens(live: Live) -> None:
+    """Of all the server's processes one listens, at the one address that was asked for."""
+    front = psutil.Process(live.process.pid)
+    sockets = [each for process in (front, *front.children(recursive=True)) for each in process.net_connections("inet")]
+    listening = {each.laddr for each in sockets if each.status == psutil.CONN_LISTEN or each.type == socket.SOCK_DGRAM}
+    assert listening == {("127.0.0.1", live.port)}
 
 
 def test_an_address_in_use_is_told(live: Live) -> None:
