@@ -10,7 +10,7 @@ from tests.reliability import PAGE, ROOT, Check, checks, section, told
 
 
 @functools.cache
-def tests_of(file: str) -> dict[str, bool]:
+def marks_in(file: str) -> dict[str, bool]:
     """Names of a file's tests -> whether they are marked slow."""
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
@@ -38,7 +38,7 @@ def test_what_it_names_exists(check: Check) -> None:
     for ids, slow in ((check.tests, False), (check.slow, True)):
         for id_ in ids:
             file, _, name = id_.partition("::")
-            found = tests_of(file)
+            found = marks_in(file)
             assert found and (name in found or not name), f"no test {id_}"
             assert not name or found[name] is slow, f"{id_} is {'not ' if slow else ''}marked slow"
             assert name or not any(found.values()), f"{id_} has slow tests: name the others"
