@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from octavo.config import ServerConfig
@@ -20,17 +22,21 @@ from octavo.server.address import Listener
 from tests import real
 
 
+def begin(folder: Path, port: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "octavo.cli.main", "serve", str(real.smollm2()), "--port", str(port)]
+    environment = {**os.environ, "OCTAVO_STATE": str(folder)}
+    sizes = ["--max-model-len", "512", "--kv-cache-memory", "64MiB"]
+    with (folder / "said").open("w") as said:
+        return subprocess.Popen([*command, *sizes], stderr=said, env=environment, text=True)
+
+
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[str]:
     """`octavo serve` from its first moment: the URL."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "octavo.cli.main", "serve", str(real.smollm2()), "--port", str(port)]
-    environment = {**os.environ, "OCTAVO_STATE": str(folder)}
-    process = subprocess.Popen(
-        [*command, "--max-model-len", "512", "--kv-cache-memory", "64MiB"], stderr=subprocess.DEVNULL, env=environment
-    )
+    process = begin(folder, port)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -62,6 +68,19 @@ def test_a_server_says_that_it_loads_until_it_answers(tmp_path: Path) -> None:
         assert response.status_code == 503 and response.headers["retry-after"] == "1"
         assert response.json()["error"]["message"] == "Loading model"
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@pytest.mark.parametrize("seconds", [0.03, 0.1, 0.2, 0.4, 0.6, 0.9, 1.5])
+def test_a_signal_in_any_phase_of_a_start(tmp_path: Path, seconds: float) -> None:
+    """Wherever it is by then: it ends without a stack, and leaves no process."""
+    process = begin(tmp_path, 0)
+    time.sleep(seconds)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    assert process.wait(20) in (0, -signal.SIGTERM), "the latter before Python has taken over the signal"
+    assert "Traceback" not in (tmp_path / "said").read_text()
+    left = [each for each in psutil.wait_procs(children, 5)[1] if each.is_running()]
+    assert not [each for each in left if each.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize(
