@@ -132,6 +132,8 @@ def verdict(check: Check, results: dict[str, str]) -> tuple[str, str]:
     if wrong:
         return SKIPPED, "; ".join(wrong)
     more = f" (not: {check.lacks})" if check.lacks else ""
+    if later := [each for each in (*check.slow, *check.commands) if each not in results]:
+        more += f" [not run: {', '.join(later)}]"
     return check.state, check.why_not or check.held + more
 
 
