@@ -1,12 +1,16 @@
 """What holds for every test: the developer's own settings are out of the way, and hypothesis has no deadline."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("quick", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("quick")
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's background job, whose children would ignore it, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KEPT = {"OCTAVO_CACHE"}  # where tests/real.py keeps models
 

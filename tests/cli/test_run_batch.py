@@ -61,7 +61,6 @@ def test_a_second_run_goes_on(home: Path, serving: Serving, tmp_path: Path, numb
     process = subprocess.Popen(
         [*OCTAVO, *args, "-o", str(out)], env=environment(home), stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )  # fmt: skip
     for _ in until("answers"):
         if out.exists() and out.read_bytes().count(b"\n") >= 3:
