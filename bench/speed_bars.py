@@ -1,7 +1,8 @@
 """The bars that compare.py measures, each against the newest run in docs/benchmarks that has its figures.
 
 A requirement is a ratio to an engine or a share of a ceiling, at least: what must be reached, and the goal. Engines of
-one bar may come from different runs (each ratio is within its own run). It runs nothing.
+one bar may come from different runs (each ratio is within its own run). Fewer rounds than ROUNDS settle nothing: such a
+figure is shown where there is no better one. It runs nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ SMOLLM2, QWEN = "SmolLM2-135M-Instruct.Q4_1.gguf", "Qwen2.5-Coder-1.5B-Instruct.
 LLAMA, IK, OPENVINO, VLLM, NARROW = "llama.cpp", "ik_llama.cpp", "OpenVINO", "vLLM", "llama.cpp without AVX-512"
 BANDWIDTH, CEILING = "read bandwidth", "the computed ceiling"
 PEERS = (LLAMA, IK, OPENVINO, VLLM)
+ROUNDS = 5  # that the issue asks of a run
 VERDICTS = ("not measured", "MISSED", "met", "goal met")
 
 
@@ -68,7 +70,7 @@ BARS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the newest figures say of a bar: the worst of its requirements."""
+    """What the newest figures say of a bar: the worst of its requirements; what is missed is, whatever else lacks."""
 
     text: str  # "1.51 × ik_llama.cpp (must 1.2) · 93 % of read bandwidth (must 75, goal 85)"
     word: str  # one of VERDICTS
@@ -83,37 +85,60 @@ def runs(folder: Path) -> list[Comparison]:
 
 def verdict(bar: SpeedBar, comparisons: Sequence[Comparison]) -> Verdict:
     """Of the newest run with each requirement's figure."""
-    texts, words, dates = [], [], []
-    for need in bar.needs:
-        figure, date = _newest(bar, need.against, comparisons)
-        texts.append(_words(need, figure))
-        words.append(_word(need, figure))
-        dates.append(date)
-    return Verdict(" · ".join(texts), min(words, key=VERDICTS.index), max(dates))
+    found = [_newest(bar, need.against, comparisons) for need in bar.needs]
+    date = max((each.date for each in found if each), default="")
+    texts = [_words(need, each, date) for need, each in zip(bar.needs, found, strict=True)]
+    words = [_word(need, each) for need, each in zip(bar.needs, found, strict=True)]
+    word = VERDICTS[1] if VERDICTS[1] in words else min(words, key=VERDICTS.index)
+    return Verdict(" · ".join(texts), word, date)
 
 
-def _newest(bar: SpeedBar, against: str, comparisons: Sequence[Comparison]) -> tuple[float | None, str]:
+@dataclass(frozen=True)
+class Figure:
+    """Of one requirement. unit: the run used the matrix unit, the computed ceiling is that of the vector units."""
+
+    value: float
+    rounds: int
+    date: str
+    unit: bool
+
+
+def _newest(bar: SpeedBar, against: str, comparisons: Sequence[Comparison]) -> Figure | None:
+    """Of the newest run with ROUNDS rounds, else of the newest one."""
+    short = None
     for each in comparisons:
         if each.model == bar.model and (each.isa != "avx2") == bar.wide and bar.column in each.rates[OURS]:
             shares = {BANDWIDTH: each.bandwidth, CEILING: each.ceiling}
-            figure = shares[against](bar.column) if against in shares else each.ratio(against, bar.column)
-            if figure is not None:
-                return figure, each.date
-    return None, ""
+            value = shares[against](bar.column) if against in shares else each.ratio(against, bar.column)
+            if value is None:
+                continue
+            engine = OURS if against in shares else against
+            figure = Figure(value, len(each.rates[engine][bar.column]), each.date, each.isa == "amx")
+            if figure.rounds >= ROUNDS:
+                return figure
+            short = short or figure
+    return short
 
 
-def _words(need: Need, figure: float | None) -> str:
+def _words(need: Need, figure: Figure | None, date: str) -> str:
+    """date: that of the row; another one is said."""
     share = need.against in (BANDWIDTH, CEILING)
     asked = ((word, value) for word, value in (("must", need.must), ("goal", need.goal)) if value)
-    bars = ", ".join(f"{word} {100 * value:.0f} %" if share else f"{word} {value:g}" for word, value in asked)
+    notes = [f"{word} {100 * value:.0f} %" if share else f"{word} {value:g}" for word, value in asked]
     if figure is None:
-        return f"{need.against}: not measured ({bars})"
-    return f"{100 * figure:.0f} % of {need.against} ({bars})" if share else f"{figure:.2f} × {need.against} ({bars})"
+        return f"{need.against}: not measured ({', '.join(notes)})"
+    if figure.rounds < ROUNDS:
+        notes.append(f"{figure.rounds} of {ROUNDS} rounds")
+    if figure.date != date:
+        notes.append(figure.date)
+    units = " of the vector units, beside the matrix unit" if need.against == CEILING and figure.unit else ""
+    told = f"{100 * figure.value:.0f} % of" if share else f"{figure.value:.2f} ×"
+    return f"{told} {need.against}{units} ({', '.join(notes)})"
 
 
-def _word(need: Need, figure: float | None) -> str:
-    if figure is None:
+def _word(need: Need, figure: Figure | None) -> str:
+    if figure is None or figure.rounds < ROUNDS:
         return VERDICTS[0] if need.must else VERDICTS[2]
-    if figure < need.must:
+    if figure.value < need.must:
         return VERDICTS[1]
-    return VERDICTS[2] if figure < need.goal else VERDICTS[3]
+    return VERDICTS[2] if figure.value < need.goal else VERDICTS[3]

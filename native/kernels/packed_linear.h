@@ -1,6 +1,8 @@
 // Products of packed panels: chooses tiles by the number of rows; bits do not depend on the choice. Included by the tables
 // of formats (formats*.cc), one after the other compiled for each ISA. Knows nothing of phases.
 #pragma once
+#include <type_traits>
+
 #include "../formats/codebook.h"
 #include "../formats/int8.h"
 #include "../formats/q2_k.h"
@@ -133,55 +135,25 @@ void one_tile(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float* o
   }
 }
 
-// Ways to do a chunk of steps: as it is packed, or unpacked first.
-template <class W>
-struct Direct {
-  static constexpr int kRows = kTileRows, kVectors = kTileVectors;
-  static const uint8_t* ready(const uint8_t* w, i64, uint8_t*) { return w; }
-  template <class Fn>
-  static void each(i64 rows, const Fn& fn) {
-    row_tiles<kRows>(rows, fn);
-  }
-  template <class N>
-  void tile(N, const uint8_t* w, i64 b0, i64 b1, int v, Ahead ahead, const Rows& acts, float* out, i64 ld) {
-    packed_tile<W, N::value, kVectors>(w, b0, b1, v, ahead, acts, out, ld);
-  }
-};
-template <class W>
-struct Opened {
-  static constexpr int kRows = kTileRows, kVectors = kTileVectors;
-  static const uint8_t* ready(const uint8_t* w, i64 steps, uint8_t* scratch) {
-    unpack<W>(w, steps, scratch);
-    return scratch;
-  }
-  template <class Fn>
-  static void each(i64 rows, const Fn& fn) {
-    row_tiles<kRows>(rows, fn);
-  }
-  template <class N>
-  void tile(N, const uint8_t* w, i64 b0, i64 b1, int v, Ahead ahead, const Rows& acts, float* out, i64 ld) {
-    packed_tile<UnpackedOf<W>, N::value, kVectors>(w, b0, b1, v, ahead, acts, out, ld);
-  }
-};
-// Several tiles of rows over a chunk of steps, which stays in L1. Each asks for its part of the next chunk, so that memory
-// is read evenly. Where the first tile or the unpacking read it all, the rest left the memory idle: 8, 16 and 32 rows of Q4_K
-// took 306, 470 and 913 us against 206, 391 and 709.
-template <class W, template <class> class Tiles>
+// Several tiles of rows over a chunk of steps, which stays in L1: as it is packed (OPEN is W), or unpacked first. Each tile asks for its
+// part of the next chunk, so that memory is read evenly. Where the first tile or the unpacking read it all, the rest left the
+// memory idle: 8, 16 and 32 rows of Q4_K took 306, 470 and 913 us against 206, 391 and 709.
+template <class W, class OPEN>
 void many_tiles(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float* out, i64 ld, uint8_t* scratch) {
   constexpr i64 kStep = W::kBlock / (W::kSpan / 32);
-  constexpr int kRows = Tiles<W>::kRows, kVectors = Tiles<W>::kVectors;
-  Tiles<W> way;
+  constexpr bool kUnpacks = !std::is_same_v<OPEN, W>;
   const i64 steps = acts.K / 32, chunk = chunk_of<W>(steps, rows);
-  const i64 tiles = (rows + kRows - 1) / kRows * (2 / kVectors);
+  const i64 tiles = (rows + kTileRows - 1) / kTileRows * (2 / kTileVectors);
   const i64 lines = (kStep + 64 * tiles - 1) / (64 * tiles);
   for (i64 p = 0; p < panels; p++, out += 32) {
     for (i64 b0 = 0; b0 < steps; b0 += chunk) {
       const i64 b1 = least(steps, b0 + chunk), bytes = (b1 - b0) * kStep;
       Ahead ahead = {w + bytes, w + 2 * bytes, lines};
-      const uint8_t* ready = Tiles<W>::ready(w, b1 - b0, scratch);
-      Tiles<W>::each(rows, [&](i64 r, auto n) {
-        for (int v = 0; v < 2; v += kVectors) {
-          way.tile(n, ready, b0, b1, v, ahead, acts.from(r), out + r * ld + v * 16, ld);
+      if constexpr (kUnpacks) unpack<W>(w, b1 - b0, scratch);
+      const uint8_t* ready = kUnpacks ? scratch : w;
+      row_tiles<kTileRows>(rows, [&](i64 r, auto n) {
+        for (int v = 0; v < 2; v += kTileVectors) {
+          packed_tile<OPEN, n.value, kTileVectors>(ready, b0, b1, v, ahead, acts.from(r), out + r * ld + v * 16, ld);
           ahead.from += (b1 - b0) * lines * 64;
         }
       });
@@ -246,11 +218,11 @@ void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64
   }
 #endif
   if constexpr (kUnpackRows<W> == kRareRows) {
-    many_tiles<W, Opened>(w, panels, from, rows, out, ld, way.scratch);
+    many_tiles<W, UnpackedOf<W>>(w, panels, from, rows, out, ld, way.scratch);
   } else {
     if (rows <= kTileRows) return one_tile<W, kTileRows, kTileVectors>(w, panels, from, rows, out, ld, way.ahead_steps);
     const bool unpacks = way.unpack_rows != 0 && rows >= way.unpack_rows;
-    const auto tiles = unpacks ? many_tiles<W, Opened> : many_tiles<W, Direct>;
+    const auto tiles = unpacks ? many_tiles<W, UnpackedOf<W>> : many_tiles<W, W>;
     tiles(w, panels, from, rows, out, ld, way.scratch);
   }
 }

@@ -60,10 +60,10 @@ def test_a_comparison_survives_its_file(tmp_path: Path) -> None:
 def test_verdicts_take_the_newest_run_that_has_the_figure(tmp_path: Path) -> None:
     bar = next(each for each in speed_bars.BARS if each.column == "decode 32" and each.model == speed_bars.SMOLLM2)
     assert speed_bars.verdict(bar, []).word == "not measured"
-    old = comparison(octavo={"decode 32": [300.0]}, vLLM={"decode 32": [50.0]}, OpenVINO={"decode 32": [200.0]})
-    new = comparison(octavo={"decode 32": [500.0]}, OpenVINO={"decode 32": [200.0]})
+    old = comparison(octavo=rounds(300.0), vLLM=rounds(50.0), OpenVINO=rounds(200.0))
+    new = comparison(octavo=rounds(500.0), OpenVINO=rounds(200.0))
     for each in (old, new):
-        each.rates["llama.cpp"] = {"decode 32": [100.0]}
+        each.rates["llama.cpp"] = rounds(100.0)
     llama = "5.00 × llama.cpp (must 1)"
     new.date = "2026-02-01"
     for name, each in (("a", new), ("b", old)):
@@ -71,10 +71,34 @@ def test_verdicts_take_the_newest_run_that_has_the_figure(tmp_path: Path) -> Non
     (tmp_path / "bars.json").write_text("{}")
     assert [each.date for each in speed_bars.runs(tmp_path)] == ["2026-02-01", "2026-01-02"]
     verdict = speed_bars.verdict(bar, speed_bars.runs(tmp_path))
-    assert verdict.text == f"{llama} · 2.50 × OpenVINO (must 1.7, goal 2.2) · 6.00 × vLLM (goal 3)"
+    assert verdict.text == f"{llama} · 2.50 × OpenVINO (must 1.7, goal 2.2) · 6.00 × vLLM (goal 3, 2026-01-02)"
     assert (verdict.word, verdict.date) == ("goal met", "2026-02-01")
     assert speed_bars.verdict(bar, [old]).word == "MISSED"
     assert speed_bars.verdict(bar, [new]).word == "met"  # a goal without a figure is not reached
+
+
+def rounds(rate: float, number: int = 5) -> dict[str, list[float]]:
+    return {"decode 32": [rate] * number}
+
+
+def test_fewer_rounds_than_asked_settle_nothing() -> None:
+    bar = next(each for each in speed_bars.BARS if each.column == "decode 32" and each.model == speed_bars.QWEN)
+    whole, short = (comparison(octavo=rounds(300.0, n), OpenVINO=rounds(200.0, n)) for n in (5, 1))
+    whole.model = short.model = bar.model
+    verdict = speed_bars.verdict(bar, [short])
+    assert verdict.word == "not measured" and verdict.text == "1.50 × OpenVINO (must 1.4, goal 1.8, 1 of 5 rounds)"
+    assert speed_bars.verdict(bar, [short, whole]).word == "met"
+
+
+def test_a_ceiling_beside_the_matrix_unit_is_named() -> None:
+    bar = next(each for each in speed_bars.BARS if each.column == "prefill 512" and each.model == speed_bars.SMOLLM2)
+    found = comparison(octavo={"prefill 512": [300.0] * 5})
+    found.isa, found.work = "amx", {"prefill 512": Work(512.0, 0.0)}
+    found.ceilings = {"prefill 512": [Ceilings("amx", 2, 1.0, 400.0, 1.0)] * 5}
+    assert (
+        "75 % of the computed ceiling of the vector units, beside the matrix unit"
+        in speed_bars.verdict(bar, [found]).text
+    )
 
 
 def test_limits_judge_figures() -> None:

@@ -116,6 +116,21 @@ def test_limits_hold_and_nothing_is_counted_twice(steps: list[Any], limits: tupl
         )
 
 
+def test_a_limit_that_is_set_later_counts_from_then_on() -> None:
+    """What a key used while it had no limit by the minute is no debt when the file of keys gives it one."""
+    times = Times()
+    account = Accounts(Path("/nonexistent/usage.json"), times.clocks).of(Tenant("a"))
+    for _ in range(10):
+        meter = Meter(account, Tenant("a"), lambda: Usage(5_000, 5_000))
+        meter.begin()
+        meter.end()
+        times.now += 60
+    account.check(Tenant("a"))  # the last call before the new file
+    limited = Tenant("a", tokens_per_minute=1_000)
+    assert account.headers(limited)["x-ratelimit-remaining-tokens"] == "1000"
+    account.check(limited)
+
+
 def test_a_debt_is_paid_before_anything_is_let_in() -> None:
     """An answer that goes on beyond the limit is not cut; the key waits as long as that takes to come back."""
     times = Times()

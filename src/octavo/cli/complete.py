@@ -10,7 +10,7 @@ import sys
 import click
 
 from octavo.cli.flags import OptionCommand
-from octavo.cli.run import check_model, connect, sampling, show
+from octavo.cli.run import check_model, connect, one_prompt, sampling, show
 from octavo.cli.terminal import say
 from octavo.config import EngineConfig, LogConfig, TextConfig
 from octavo.errors import ConfigError
@@ -28,10 +28,8 @@ def run(
     stats: bool,
 ) -> None:
     """Go on with the text of the arguments, or of the input, on standard output."""
-    if words and prompt is not None:
-        raise ConfigError("two prompts: one as an argument, one as --prompt. Name one.", flag="--prompt")
+    text = one_prompt(words, prompt)
     check_model(settings)
-    text = " ".join(words) if words else prompt
     if text is None and not sys.stdin.isatty():
         text = sys.stdin.read()  # to the last byte: what ends the text decides how it goes on
     if not text:

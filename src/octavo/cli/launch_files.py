@@ -62,9 +62,9 @@ def without(shared: str, current: bytes, path: Path) -> str:
         return _BLOCK.sub("", text)
     made = _object(text, path)
     *folders, last = shared.split(".")
-    at = made
+    at: Any = made
     for folder in folders:
-        at = at.get(folder) if isinstance(at, dict) else None  # type: ignore[assignment]
+        at = at.get(folder) if isinstance(at, dict) else None
     if not isinstance(at, dict) or last not in at:
         return text
     del at[last]

@@ -37,10 +37,9 @@ def run(
     stats: bool,
 ) -> None:
     """Answer the prompt of the arguments or of the input; without any, talk."""
-    if words and prompt is not None:
-        raise ConfigError("two prompts: one as an argument, one as --prompt. Name one.", flag="--prompt")
+    text = one_prompt(words, prompt)
     check_model(settings)
-    asked = _prompt(" ".join(words) if words else prompt)
+    asked = _prompt(text)
     params = sampling(settings, max_tokens)
     answering = connect(settings, url, client_environment())
     messages = [{"role": "system", "content": system}] if system else []
@@ -61,6 +60,13 @@ def sampling(settings: Settings, max_tokens: int | None) -> dict[str, Any]:
     """The parameters that the options name."""
     params = {name: settings.value(name) for name in SAMPLING if settings.value(name) is not None}
     return params if max_tokens is None else {**params, "max_tokens": max_tokens}
+
+
+def one_prompt(words: tuple[str, ...], prompt: str | None) -> str | None:
+    """The prompt of the arguments or of --prompt. Raises ConfigError where there are both."""
+    if words and prompt is not None:
+        raise ConfigError("two prompts: one as an argument, one as --prompt. Name one.", flag="--prompt")
+    return " ".join(words) if words else prompt
 
 
 def check_model(settings: Settings) -> None:

@@ -74,10 +74,11 @@ class Account:
     def _used(self, tenant: Tenant) -> float:
         """Tokens of the minute: what was used, less what has come back since, a limit's worth each minute. Those that
         were made since somebody last asked count as spread evenly over that time."""
-        if tenant.tokens_per_minute is None:
-            return 0.0
         self.settle()
         now = self._clocks.monotonic()
+        if tenant.tokens_per_minute is None:  # a limit that a later file of keys sets asks nothing of before
+            self._minute, self._minute_at = 0.0, now
+            return 0.0
         back = (now - self._minute_at) * tenant.tokens_per_minute / MINUTE
         self._minute, self._minute_at = max(0.0, self._minute - back), now
         return self._minute

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from octavo import __version__
 from octavo.errors import ConfigError
-from octavo.request import Usage
 from octavo.sampling_params import SamplingParams
+from octavo.server.metrics import Timed
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -28,19 +28,11 @@ PATH = "/v1/traces"
 TEXTS = ("completions", "completion", "infill", "generate")  # ends of routes whose prompts are texts
 
 
-class Traced(Protocol):
-    """What is told of a request at its end: submit.Answering."""
-
-    choices: int
+class Traced(Timed, Protocol):
+    """What a span tells beyond the metrics."""
 
     @property
     def params(self) -> SamplingParams: ...
-    @property
-    def usage(self) -> Usage: ...
-    @property
-    def seconds(self) -> tuple[float, float, float]: ...
-    @property
-    def queued(self) -> float: ...
     @property
     def reasons(self) -> list[str]: ...
 
