@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+import httptools
+
 from octavo.errors import ConfigError, OctavoError
 
 MOST_BYTES = 256 << 20  # of an answer: one that is longer is no answer to anything that is asked here
@@ -116,32 +118,42 @@ async def ask(
                 writer.close()
     except TimeoutError:
         raise Unreachable(f"{address}{path} does not answer within {seconds:g} s") from None
-    except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+    except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise Unreachable(f"no server answers at {address}: {why}") from None
 
 
+class _Reading:
+    """An answer while it comes: the callbacks of httptools' parser."""
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self.body = bytearray()
+        self.done = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+
+    def on_message_complete(self) -> None:
+        self.done = True
+
+
 async def _answer(reader: asyncio.StreamReader) -> Answer:
-    head = await reader.readuntil(b"\r\n\r\n")
-    first, *rest = head.decode("latin-1").split("\r\n")
-    words = first.split(" ", 2)
-    if not words[0].startswith("HTTP/1.") or len(words) < 2 or not words[1].isdecimal():
-        raise ValueError(f"what comes is no HTTP: {first[:60]!r}")
-    headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in rest if line)}
-    return Answer(int(words[1]), headers, await _body(reader, headers))
-
-
-async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
-    if headers.get("transfer-encoding", "").lower() == "chunked":
-        made = bytearray()
-        while length := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
-            if len(made) + length > MOST_BYTES:
-                raise ValueError("the answer is too long")
-            made += (await reader.readexactly(length + 2))[:-2]
-        return bytes(made)
-    if "content-length" in headers:
-        length = int(headers["content-length"])
-        if length > MOST_BYTES:
+    reading = _Reading()
+    parser = httptools.HttpResponseParser(reading)
+    first = b""
+    while not reading.done and (data := await reader.read(1 << 16)):
+        first = first or data
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserError:
+            raise ValueError(f"what comes is no HTTP: {first[:60]!r}") from None
+        if len(reading.body) > MOST_BYTES:
             raise ValueError("the answer is too long")
-        return await reader.readexactly(length)
-    return await reader.read(MOST_BYTES)
+    # A body of no told length ends with its connection.
+    if not reading.done and (not reading.headers or reading.headers.keys() & {"content-length", "transfer-encoding"}):
+        raise ValueError("the connection ended before the answer did")
+    return Answer(parser.get_status_code(), reading.headers, bytes(reading.body))
