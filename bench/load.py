@@ -26,7 +26,8 @@ USAGE = re.compile(rb'"completion_tokens":(\d+)')
 @dataclass(frozen=True)
 class Round:
     """seconds: from the first request to the last token. cpu: seconds of this process meanwhile. reads: of all streams.
-    first, gap: median seconds to a stream's first bytes, and from read to read. tokens: as the server counts them."""
+    first, gap: median seconds to a stream's first bytes, and from read to read. gap99: the 99th
+    percentile of these when all streams have begun. tokens: as the server counts them."""
 
     seconds: float
     cpu: float
@@ -35,6 +36,7 @@ class Round:
     bytes: int
     first: float
     gap: float
+    gap99: float
 
 
 class Stream:
@@ -87,9 +89,13 @@ def run(port: int, bodies: Sequence[object]) -> Round:
         stream.socket.close()
     firsts = sorted(stream.times[0] - begin for stream in streams)
     gaps = sorted(b - a for s in streams for a, b in zip(s.times, s.times[1:], strict=False))
+    later = sorted(
+        b - a for s in streams for a, b in zip(s.times, s.times[1:], strict=False) if a >= begin + firsts[-1]
+    )
     return Round(
         seconds, cpu, sum(stream.tokens() for stream in streams), sum(len(stream.parts) for stream in streams),
         sum(len(part) for stream in streams for part in stream.parts), firsts[len(firsts) // 2], gaps[len(gaps) // 2],
+        later[len(later) * 99 // 100] if later else 0.0,
     )  # fmt: skip
 
 

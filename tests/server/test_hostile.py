@@ -60,6 +60,24 @@ def test_nested_messages_and_arguments(live: Live) -> None:
         assert answer.status_code == 400 and error_of(answer)["param"] == param
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[" + ",".join(["[]"] * 2_000_000) + "]", "lists and objects"),
+        ("[" + ",".join(["[[[{}]]]"] * 900_000) + "]", "lists and objects"),
+        ("[" + "1," * 5_000_000 + "1]", "values"),
+        ("[" + "1," * 500_000 + "1]", "messages has more than"),
+        (json.dumps('{"[,\\' * 500_000), "maximum context length"),  # inside of a text they are no values
+    ],
+    ids=["lists", "nested", "numbers", "numbers in a message", "text"],
+)
+def test_more_values_than_are_read(live: Live, content: str, told: str) -> None:
+    """Reading a body holds up every stream: 12 MB of empty lists took seconds."""
+    body = b'{"messages": [{"role": "user", "content": %b}]}' % content.encode()
+    answer = httpx.post(f"{live.url}/v1/chat/completions", content=body, timeout=30)
+    assert answer.status_code == 400 and told in error_of(answer)["message"]
+
+
 @pytest.mark.parametrize("value", [2**31, 2**63, -1, 1e308])
 @pytest.mark.parametrize("field", ["n", "best_of", "max_tokens", "logprobs", "prompt_logprobs", "top_k"])
 def test_bounds_come_before_any_work(live: Live, field: str, value: float) -> None:

@@ -18,6 +18,9 @@ from octavo.errors import InvalidRequest, OctavoError
 MAX_BODY = 16 << 20  # bytes, decoded: a prompt of 10^6 ids takes about 7 MiB as JSON
 BODY_SECONDS = 60.0  # to send a body
 MAX_DEPTH = 64  # of JSON values that are passed on as they are (messages, chat_template_kwargs)
+MAX_CONTAINERS = 100_000  # lists and objects of a body: a million take the event loop half a second to read
+MAX_VALUES = 2_000_000  # of a body; a prompt may have as many ids
+MAX_NESTED = 200_000  # values of what is passed on
 MAX_MESSAGES = 8192
 MAX_PROMPTS = 1024  # of one /v1/completions
 MAX_ANSWERS = 1024  # prompts x n of one request: the default bound of the engine's queue
@@ -96,6 +99,7 @@ def _inflated(inflate: Any, chunk: bytes, left: int) -> bytes:
 
 def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     """A body as its struct; InvalidRequest names the field. Of a key that is given twice the last value counts."""
+    _check_values(body)
     try:
         return decoder.decode(body or b"null")
     except msgspec.ValidationError as error:
@@ -109,9 +113,29 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise InvalidRequest(f"The body is nested too deeply; {MAX_DEPTH} levels are accepted.") from None
 
 
+def _check_values(body: bytes) -> None:
+    """InvalidRequest for more values than are read. Reading holds up everybody: it cannot be left to a thread."""
+    if body.count(b"[") + body.count(b"{") <= MAX_CONTAINERS and body.count(b",") <= MAX_VALUES:
+        return  # whatever stands inside of texts
+    containers, commas = _outside_texts(body)
+    if containers > MAX_CONTAINERS:
+        raise InvalidRequest(f"The body has {containers} lists and objects; at most {MAX_CONTAINERS} are accepted.")
+    if commas > MAX_VALUES:
+        raise InvalidRequest(f"The body has more than {MAX_VALUES} values.")
+
+
+def _outside_texts(body: bytes) -> tuple[int, int]:
+    """How many lists and objects begin in a JSON text, and its commas, those inside of strings left out."""
+    import numpy as np  # for large bodies alone
+
+    data = np.frombuffer(body.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
+    outside = data[~np.bitwise_xor.accumulate(data == ord('"'))]
+    return int(((outside == ord("[")) | (outside == ord("{"))).sum()), int((outside == ord(",")).sum())
+
+
 def check_depth(value: Any, name: str) -> None:
-    """InvalidRequest if lists and objects are nested deeper than MAX_DEPTH, or keys are not text of UTF-8."""
-    level = [value]
+    """InvalidRequest if lists and objects are nested deeper than MAX_DEPTH, or have too many values."""
+    level, seen = [value], 0
     for _ in range(MAX_DEPTH):
         nested: list[Any] = []
         for each in level:
@@ -119,6 +143,9 @@ def check_depth(value: Any, name: str) -> None:
                 nested += each.values()
             elif isinstance(each, list):
                 nested += each
+            if seen + len(nested) > MAX_NESTED:
+                raise InvalidRequest(f"{name} has more than {MAX_NESTED} values.", param=name)
+        seen += len(nested)
         level = [each for each in nested if isinstance(each, dict | list)]
         if not level:
             return

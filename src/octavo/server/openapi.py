@@ -1,4 +1,6 @@
-"""The table of routes and the bodies' structs -> /openapi.json. Sampling fields are told by sampling_params."""
+"""The table of routes and the bodies' structs -> /openapi.json. Sampling fields are told by sampling_params, answers by
+openapi_answers.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,8 @@ from octavo import __version__
 from octavo.sampling_params import PARAMETERS
 from octavo.server.dialect import ANTHROPIC, OLLAMA, OPENAI, dialect_of
 from octavo.server.openai import schema
+from octavo.server.openai.files import PURPOSES
+from octavo.server.openapi_answers import ANSWERS, answer_of
 
 ERROR: dict[str, Any] = {
     "type": "object",
@@ -47,19 +51,35 @@ OLLAMA_ERROR: dict[str, Any] = {
     "required": ["error"],
     "properties": {"error": {"type": "string"}},
 }
+# What may stand behind the `?` of a route's path.
+QUERIES: dict[str, dict[str, Any]] = {
+    "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+    "after": {"type": "string"},
+    "order": {"enum": ["asc", "desc"]},
+    "purpose": {"enum": list(PURPOSES)},
+    "from": {"type": "integer", "minimum": 0},
+    "fail_on_no_slot": {"type": "string"},
+}
+UPLOAD: dict[str, Any] = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {"file": {"type": "string", "format": "binary"}, "purpose": {"enum": list(PURPOSES)}},
+}
 _ERRORS = {OPENAI: "Error", ANTHROPIC: "AnthropicError", OLLAMA: "OllamaError"}
 
 
 @dataclass(frozen=True)
 class Operation:
     """What the document needs of a line of the table of routes. path: with `{name}` for its parameters. body: the
-    struct that a request's body is read as."""
+    struct that a request's body is read as. upload: it is multipart, with a file. queries: names of QUERIES."""
 
     path: str
     methods: tuple[str, ...]
     public: bool
     summary: str
     body: type | None = None
+    queries: tuple[str, ...] = ()
+    upload: bool = False
 
 
 def document(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -73,6 +93,7 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": {
+                **ANSWERS,
                 **_bodies([each.body for each in operations if each.body is not None]),
                 "Error": ERROR,
                 "AnthropicError": ANTHROPIC_ERROR,
@@ -88,7 +109,7 @@ def _operation(each: Operation, method: str) -> dict[str, Any]:
     made: dict[str, Any] = {
         "summary": each.summary,
         "responses": {
-            "200": {"description": "the answer"},
+            "200": answer_of(method, each.path),
             "default": {
                 "description": "an error",
                 "content": {"application/json": {"schema": {"$ref": error}}},
@@ -97,10 +118,16 @@ def _operation(each: Operation, method: str) -> dict[str, Any]:
     }
     if not each.public:
         made["security"] = [{"key": []}]
+    parameters: list[dict[str, Any]]
+    parameters = [{"name": name, "in": "query", "schema": QUERIES[name]} for name in each.queries if method == "GET"]
     if "{" in each.path:
         name = each.path[each.path.index("{") + 1 : each.path.index("}")]
-        made["parameters"] = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}}]
-    if each.body is not None and method in ("POST", "DELETE"):
+        parameters.append({"name": name, "in": "path", "required": True, "schema": {"type": "string"}})
+    if parameters:
+        made["parameters"] = parameters
+    if each.upload and method == "POST":
+        made["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": UPLOAD}}}
+    elif each.body is not None and method in ("POST", "DELETE"):
         reference = {"$ref": f"#/components/schemas/{each.body.__name__}"}
         made["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
     return made

@@ -55,8 +55,8 @@ Handler = Callable[[Request], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the table. public: served without a key. admin: with an administrator's alone. body: what a request's
-    body is read as, for the OpenAPI document. label: of metrics, never the client's own path."""
+    """A line of the table. public: served without a key. admin: with an administrator's alone. body, queries, upload:
+    for the OpenAPI document, see Operation. label: of metrics, never the client's own path."""
 
     path: str
     methods: tuple[str, ...]
@@ -64,6 +64,8 @@ class Entry:
     public: bool = False
     body: type | None = None
     admin: bool = False
+    queries: tuple[str, ...] = ()
+    upload: bool = False
 
     @property
     def label(self) -> str:
@@ -94,7 +96,7 @@ class Entry:
     def operation(self) -> Operation:
         """For the OpenAPI document."""
         summary = (self.handler.__doc__ or self.label).partition("\n")[0]
-        return Operation(self.label, self.methods, self.public, summary, self.body)
+        return Operation(self.label, self.methods, self.public, summary, self.body, self.queries, self.upload)
 
 
 async def root(request: Request) -> Response:
@@ -144,16 +146,16 @@ ROUTES = (
     Entry("/v1/models/{id:path}", ("GET",), model),
     Entry("/v1/chat/completions", ("POST",), chat, body=ChatBody),
     Entry("/v1/completions", ("POST",), completions, body=CompletionBody),
-    Entry("/v1/stream/{id:path}", ("GET",), take_up),
+    Entry("/v1/stream/{id:path}", ("GET",), take_up, queries=("from",)),
     Entry("/v1/responses", ("POST",), responses, body=ResponseBody),
     Entry("/v1/responses/input_tokens", ("POST",), input_tokens, body=ResponseBody),
     Entry("/v1/responses/{id}", ("GET", "DELETE"), response),
     Entry("/v1/responses/{id}/cancel", ("POST",), cancel_response),
-    Entry("/v1/responses/{id}/input_items", ("GET",), input_items),
-    Entry("/v1/files", ("GET", "POST"), files),
+    Entry("/v1/responses/{id}/input_items", ("GET",), input_items, queries=("limit", "order", "after")),
+    Entry("/v1/files", ("GET", "POST"), files, queries=("purpose", "limit", "order", "after"), upload=True),
     Entry("/v1/files/{id}", ("GET", "DELETE"), file),
     Entry("/v1/files/{id}/content", ("GET",), file_content),
-    Entry("/v1/batches", ("GET", "POST"), batches, body=BatchBody),
+    Entry("/v1/batches", ("GET", "POST"), batches, body=BatchBody, queries=("after", "limit")),
     Entry("/v1/batches/{id}", ("GET",), batch),
     Entry("/v1/batches/{id}/cancel", ("POST",), cancel_batch),
     Entry("/v1/usage", ("GET",), usage),
@@ -179,7 +181,7 @@ ROUTES = (
     Entry("/infill", ("POST",), infill, body=LlamaInfillBody),
     Entry("/apply-template", ("POST",), properties.apply_template, body=LlamaTemplateBody),
     Entry("/props", ("GET",), properties.props),
-    Entry("/slots", ("GET",), properties.slots, admin=True),
+    Entry("/slots", ("GET",), properties.slots, admin=True, queries=("fail_on_no_slot",)),
     Entry("/lora-adapters", ("GET",), properties.lora_adapters),
     Entry("/pooling", ("POST",), pooling, body=EmbeddingsBody),
     Entry("/classify", ("POST",), classify, body=EmbeddingsBody),
