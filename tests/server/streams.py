@@ -1,5 +1,5 @@
-"""Streams of every kind and dialect, and what they say: the text, logprobs, end and usage of each choice, whatever
-pieces they came in."""
+"""Streams of every kind and dialect, and what they say: text, calls of functions, logprobs, end and usage of each
+choice, whatever pieces they came in."""
 
 from __future__ import annotations
 
@@ -11,10 +11,25 @@ from typing import Any
 
 import httpx
 
-CHAT, TEXT, MESSAGES = "/v1/chat/completions", "/v1/completions", "/v1/messages"
+CHAT, TEXT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses"
 Body = tuple[str, dict[str, Any]]
 FOX = [{"role": "user", "content": "Tell me a story about a fox."}]
 COUNT = [{"role": "user", "content": "Count to twenty."}]
+ASK = [{"role": "user", "content": "What is the weather in Paris, and what in Rome? Use the function for each."}]
+CITY: dict[str, Any] = {
+    "type": "object", "properties": {"city": {"type": "string", "maxLength": 40}, "days": {"type": "integer"}},
+    "required": ["city", "days"], "additionalProperties": False,
+}  # fmt: skip
+WEATHER = {"name": "get_weather", "description": "The weather in a city."}
+TOOLS = [
+    {"type": "function", "function": {**WEATHER, "parameters": CITY}},
+    {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object"}}},
+]
+ANTHROPIC_TOOLS = [{**WEATHER, "input_schema": CITY}]
+LISTED = {"type": "array", "items": {"enum": ["red", 12, True]}, "minItems": 25, "maxItems": 25}
+AS_LISTED = {"type": "json_schema", "json_schema": {"name": "colours", "schema": LISTED, "strict": True}}
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+PERSON = {"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}}
 KINDS: tuple[Body, ...] = (
     (CHAT, {"messages": FOX, "temperature": 0.8}),
     (CHAT, {"messages": COUNT, "logprobs": True, "top_logprobs": 3}),
@@ -29,7 +44,20 @@ KINDS: tuple[Body, ...] = (
     ("/api/chat", {"messages": COUNT, "options": {"temperature": 0.8}}),
     ("/api/generate", {"prompt": "The sea is", "options": {"temperature": 0.8, "top_k": 30}}),
     ("/completion", {"prompt": "Rain falls", "temperature": 0.9}),
-)
+    # functions, structure, responses: what is in flight besides text is a parser's state and a matcher's
+    (CHAT, {"messages": ASK, "tools": TOOLS, "temperature": 0.4}),
+    (CHAT, {"messages": ASK, "tools": TOOLS, "tool_choice": "required", "temperature": 1.0, "logprobs": True}),
+    (CHAT, {"messages": ASK, "tools": TOOLS, "tool_choice": NAMED, "temperature": 1.0, "n": 2}),
+    (CHAT, {"messages": FOX, "response_format": AS_LISTED}),
+    (TEXT, {"prompt": "A number:", "structured_outputs": {"regex": r"(\d{3}-){30}\d"}, "temperature": 1.0, "n": 2}),
+    (TEXT, {"prompt": "Letters:", "grammar": 'root ::= ("<" [a-z]{3} ">"){30}', "frequency_penalty": 0.4}),
+    (RESPONSES, {"input": "Tell me a story about a fox.", "temperature": 0.8}),
+    (RESPONSES, {"input": "The weather in Paris?", "tools": [{"type": "function", **WEATHER, "parameters": CITY}],
+                 "tool_choice": "required", "temperature": 1.0}),
+    (MESSAGES, {"messages": ASK, "tools": ANTHROPIC_TOOLS, "tool_choice": {"type": "any"}, "temperature": 0.0}),
+    ("/api/chat", {"messages": FOX, "format": PERSON, "options": {"temperature": 0.8}}),
+    ("/completion", {"prompt": "Colours:", "json_schema": LISTED, "temperature": 0.9}),
+)  # fmt: skip
 
 
 def bodies(count: int, tokens: int = 40) -> list[Body]:
@@ -44,6 +72,8 @@ def bodies(count: int, tokens: int = 40) -> list[Body]:
             body = {**body, "n_predict": most, "seed": seed}
         elif path == MESSAGES:
             body = {**body, "model": "default", "max_tokens": most}
+        elif path == RESPONSES:
+            body = {**body, "max_output_tokens": most, "seed": seed}
         else:
             body = {**body, "max_tokens": most, "seed": seed, "stream_options": {"include_usage": True}}
         made.append((path, {**body, "stream": True}))
@@ -66,13 +96,13 @@ def read(url: str, path: str, body: dict[str, Any], begun: Callable[[], object] 
 
 
 def told(path: str, events: Sequence[dict[str, Any]]) -> dict[Any, Any]:
-    """Text, logprobs, end and usage of a stream's events."""
+    """Text, logprobs, end and usage of a stream's events; a call of a function is part of the text."""
     made: dict[Any, Any] = {}
     for event in events:
         for index, piece, logprobs, end in _pieces(path, event):
             text, before, ended = made.get(index, ("", (), None))
             made[index] = (text + piece, (*before, *logprobs), end or ended)
-        usage = event.get("usage") or {}
+        usage = event.get("usage") or (event.get("type") == "response.completed" and event["response"]["usage"]) or {}
         if "completion_tokens" in usage or "output_tokens" in usage:
             made["usage"] = [usage.get(key) for key in ("prompt_tokens", "completion_tokens", "output_tokens")]
         if event.get("done") or event.get("stop") is True:
@@ -85,8 +115,11 @@ def told(path: str, events: Sequence[dict[str, Any]]) -> dict[Any, Any]:
 def _pieces(path: str, event: dict[str, Any]) -> list[tuple[int, str, list[Any], Any]]:
     """(choice, text, logprobs, end) of an event."""
     if path == MESSAGES:
-        delta = event.get("delta", {})
-        return [(0, delta.get("text", ""), [], delta.get("stop_reason"))]
+        delta, block = event.get("delta", {}), event.get("content_block", {})
+        piece = block.get("name", "") + delta.get("text", "") + delta.get("partial_json", "")
+        return [(0, piece, [], delta.get("stop_reason"))]
+    if path == RESPONSES:
+        return _of_response(event)
     if path.startswith("/api/"):
         text = event.get("response") or event.get("message", {}).get("content") or ""
         return [(0, text, [], event.get("done_reason"))]
@@ -94,11 +127,26 @@ def _pieces(path: str, event: dict[str, Any]) -> list[tuple[int, str, list[Any],
         return [(event.get("index", 0), event.get("content", ""), [], event.get("stop_type"))]
     found = []
     for choice in event["choices"]:
-        piece = choice.get("text") or choice.get("delta", {}).get("content") or ""
+        delta = choice.get("delta", {})
+        piece = choice.get("text") or delta.get("content") or ""
+        for call in delta.get("tool_calls", ()):
+            piece += call["function"].get("name", "") + call["function"]["arguments"]
         logprobs = choice.get("logprobs") or {}
         end = choice["finish_reason"] and (choice["finish_reason"], choice.get("stop_reason"))
         found.append((choice["index"], piece, _each_token(logprobs), end))
     return found
+
+
+def _of_response(event: dict[str, Any]) -> list[tuple[int, str, list[Any], Any]]:
+    """(item, text, logprobs, end) of an event of /v1/responses."""
+    kind = event["type"]
+    if kind.endswith(".delta"):
+        return [(event["output_index"], event["delta"], [], None)]
+    if kind == "response.output_item.added":
+        return [(event["output_index"], event["item"].get("name", ""), [], None)]
+    if kind == "response.output_item.done":
+        return [(event["output_index"], "", [], event["item"]["status"])]
+    return []
 
 
 def _each_token(logprobs: dict[str, Any]) -> list[Any]:

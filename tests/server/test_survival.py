@@ -13,10 +13,11 @@ import httpx
 import psutil
 import pytest
 
+from tests import real
 from tests.server.live import Live, error_of
-from tests.server.streams import all_streams, bodies
+from tests.server.streams import ANTHROPIC_TOOLS, ASK, CHAT, KINDS, MESSAGES, TOOLS, Body, all_streams, bodies
 
-COUNT = 26  # two of each kind
+COUNT = 2 * len(KINDS)
 POISON = 666
 
 
@@ -68,6 +69,23 @@ def test_stopped_under_mixed_streams(mortal: Live, undisturbed: list[Any]) -> No
     assert all_streams(mortal.url, bodies(COUNT), lambda: old.send_signal(signal.SIGSTOP)) == undisturbed
     assert not psutil.pid_exists(old.pid)
     settled(mortal)
+
+
+def test_calls_of_a_model_that_calls(tmp_path: Path) -> None:
+    """Where a model decides to call, its calls go on as they were begun, in each dialect."""
+    live = Live(tmp_path, "--max-model-len", "1024", "--kv-cache-memory", "128MiB", model=real.qwen_half_b())
+    wanted: list[Body] = [
+        (CHAT, {"messages": ASK, "tools": TOOLS, "temperature": at / 4, "seed": at, "max_tokens": 90})
+        for at in range(4)
+    ]
+    wanted.append((MESSAGES, {"messages": ASK, "tools": ANTHROPIC_TOOLS, "max_tokens": 90, "temperature": 0}))
+    wanted = [(path, {**body, "stream": True, "stream_options": {"include_usage": True}}) for path, body in wanted]
+    whole = all_streams(live.url, wanted)
+    assert all(sum(str(said).count("get_weather") for said in each.values()) for each in whole), whole
+    kill = lambda: live.engine().send_signal(signal.SIGKILL)  # noqa: E731
+    assert all_streams(live.url, wanted, kill, first=len(wanted)) == whole
+    settled(live)
+    assert live.metric("engine_restarts_total") == 1 and live.stop() == 0
 
 
 def test_a_poisonous_request_among_others(tmp_path: Path) -> None:
