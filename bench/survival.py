@@ -1,9 +1,10 @@
 """What streams go through when their engine dies, at full size: a table of what was lost, changed and leaked.
 
-    python -m bench.survival [--streams 64] [--first 1] [--steps 200] [--only kill,stop,hang,poison,steps] > table.md
+    python -m bench.survival [--streams 64] [--model NAME] [--first 2] [--steps 200]
+                             [--only kill,stop,hang,poison,steps] > table.md
 
 Streams are of every kind and dialect (tests/server/streams.py), over a real server and model; what they say is
-compared with an undisturbed run. `steps` raises an exception in the engine at step 1, 2, 3, ...: a process for each,
+compared with an undisturbed run. `steps` raises an exception in the engine at step 2, 3, ...: an engine for each,
 without HTTP. The exit code is 1 if anything was lost, changed or leaked.
 """
 
@@ -25,12 +26,15 @@ from typing import Any
 import httpx
 import psutil
 
-from octavo.engine.supervisor import EngineProcess, Supervisor
+from octavo.engine.client import EngineClient
+from octavo.engine.supervisor import Supervisor
 from octavo.request import Request
 from octavo.sampling_params import SamplingParams
 from octavo.settings import resolve
 from octavo.start import engine_process, find_model
+from octavo.structured_outputs import StructuredOutputsParams
 from tests import real
+from tests.server.faulty import BELL
 from tests.server.live import Live
 from tests.server.streams import Body, all_streams, bodies
 
@@ -108,9 +112,10 @@ def stopped(engine: psutil.Process) -> str:
     return f"stopped for {STOPPED_SECONDS:.0f} s"
 
 
-def server_rows(only: set[str], streams: int, folder: Path) -> list[Row]:
+def server_rows(only: set[str], streams: int, folder: Path, model: Path) -> list[Row]:
     """Rows of signals: one server for all of them."""
-    live = Live(folder / "plain", "--max-num-seqs", "64")
+    sizes = ("--max-model-len", "1024", "--kv-cache-memory", "512MiB")
+    live = Live(folder / "plain", "--max-num-seqs", "64", *sizes, model=model)
     wanted = bodies(streams, TOKENS)
     begin = time.monotonic()
     whole = all_streams(live.url, wanted)
@@ -160,11 +165,12 @@ def poison_row(folder: Path) -> Row:
 
 
 def requests() -> list[Request]:
-    """Eight of them; the first one is long enough for 200 steps of one token."""
+    """Nine of them; the first one is long enough for 200 steps of one token."""
     kinds: list[dict[str, Any]] = [
         {"max_tokens": 230, "ignore_eos": True}, {"n": 2}, {"logprobs": 3, "prompt_logprobs": 1},
         {"repetition_penalty": 1.3, "presence_penalty": 0.5}, {"mirostat": 2}, {"dry_multiplier": 0.8},
         {"min_tokens": 30, "xtc_probability": 0.5}, {"temperature": 0.0},
+        {"structured_outputs": StructuredOutputsParams(regex="([a-z]{2,5} ){200}")},
     ]  # fmt: skip
     return [
         Request(f"r{i}", tuple(range(100 + 40 * i, 130 + 50 * i)), SamplingParams(**{"max_tokens": 60, **kind}), 77 + i)
@@ -172,10 +178,8 @@ def requests() -> list[Request]:
     ]
 
 
-async def answers(engine: EngineProcess) -> tuple[list[Any], int, float]:
-    """All that the requests are given, deaths, and blocks that are owned at the end."""
-    supervisor = Supervisor(engine)
-    client = await supervisor.start()
+async def answers(client: EngineClient, fail_at: int = 0) -> list[Any]:
+    """All that the requests are given. fail_at: the step that raises, counted from their first one; 0: none does."""
 
     async def one(request: Request) -> Any:
         made: dict[int, list[Any]] = {choice: [[], [], None, None] for choice in range(request.params.n)}
@@ -188,40 +192,45 @@ async def answers(engine: EngineProcess) -> tuple[list[Any], int, float]:
                 made[item.choice] = [ids, logprobs, item.finish, told]
         return made
 
-    try:
-        given = await asyncio.gather(*(one(request) for request in requests()), return_exceptions=True)
-        stats = await client.stats()
-        return given, len(supervisor.deaths), stats.blocks_owned
-    finally:
-        await supervisor.stop()
+    bell = [Request("bell", (1, 2), SamplingParams(max_tokens=1), BELL + fail_at)] if fail_at > 1 else []
+    given = await asyncio.gather(*map(one, [*bell, *requests()]), return_exceptions=True)
+    return given[len(bell) :]
 
 
-def steps_row(first: int, steps: int) -> Row:
-    """An exception at step 1, 2, 3, ...: each in an engine of its own."""
+async def steps_row(first: int, steps: int) -> Row:
+    """An exception at step 1, 2, 3, ...: one after the other behind one supervisor, each in an engine of its own."""
     settings = resolve({"model": str(real.smollm2()), "max_model_len": "2048", "kv_cache_memory": "256MiB"})
     process = engine_process(find_model(settings.engine), settings)
-    options = {**process.options, "run_ahead": 1}
-    process = replace(process, factory="tests.server.faulty:set_up", options=options, crashes=None, log_level="error")
-    whole, _, _ = asyncio.run(answers(process))
-    row = Row(f"an exception at each of steps {first} to {steps}", len(whole) * (steps + 1 - first), 0, 0, 0, 0, 0.0)
-    begin = time.monotonic()
-    for step in range(first, steps + 1):
-        faulty = replace(process, faults={"core.before_run": f"raise@{step}"})
-        found, deaths, owned = asyncio.run(answers(faulty))
-        lost = sum(isinstance(each, BaseException) for each in found)
-        row.lost += lost
-        row.changed += sum(f != w for f, w in zip(found, whole, strict=True)) - lost
-        row.leaked += owned
-        row.deaths += deaths
-    row.seconds = time.monotonic() - begin
-    row.note = "a process each"
-    return row
+    options = {**process.options, "run_ahead": 1, "bells": True}
+    process = replace(
+        process, factory="tests.server.faulty:set_up", options=options, crashes=None, log_level="critical"
+    )
+    supervisor = Supervisor(process)
+    client = await supervisor.start()
+    try:
+        whole = await answers(client)
+        row = Row(f"an exception at each of steps {first} to {steps}", 0, 0, 0, 0, 0, 0.0)
+        begin = time.monotonic()
+        for step in range(first, steps + 1):
+            found = await answers(client, step)
+            lost = sum(isinstance(each, BaseException) for each in found)
+            row.streams += len(found)
+            row.lost += lost
+            row.changed += sum(f != w for f, w in zip(found, whole, strict=True)) - lost
+            row.leaked += (await client.stats()).blocks_owned
+            row.deaths += len(supervisor.deaths)
+            supervisor.deaths.clear()  # which nobody should have so many of
+        row.seconds = time.monotonic() - begin
+        return row
+    finally:
+        await supervisor.stop()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--streams", type=int, default=64)
-    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--model", choices=real.MODELS, default="smollm2-135m-instruct", help="of kill and stop")
+    parser.add_argument("--first", type=int, default=2)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--only", default="kill,stop,hang,poison,steps")
     args = parser.parse_args()
@@ -230,12 +239,12 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         if only & {"kill", "stop"}:
-            rows += server_rows(only, args.streams, Path(folder))
+            rows += server_rows(only, args.streams, Path(folder), real.model(args.model))
             print(*rows, sep="\n", flush=True)
         for name, make in (
             ("hang", lambda: hang_row(args.streams, Path(folder))),
             ("poison", lambda: poison_row(Path(folder))),
-            ("steps", lambda: steps_row(args.first, args.steps)),
+            ("steps", lambda: asyncio.run(steps_row(args.first, args.steps))),
         ):
             if name in only:
                 rows.append(make())

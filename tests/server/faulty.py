@@ -2,6 +2,9 @@
 
 faults: plans of engine/faults.py for the first engine. poison: a request with this seed kills its engine by a signal,
 in the step that would give its `after`-th token.
+
+With the option `bells` of the factory `set_up` a request of one token with the seed BELL + n rings for an exception in
+the n-th step from its own on; it is over by then, so that the next engine does not hear of it.
 """
 
 from __future__ import annotations
@@ -15,7 +18,29 @@ from dataclasses import replace
 from typing import Any
 
 from octavo.engine.core import EngineSetup, StepRunner
+from octavo.engine.faults import InjectedFault
 from octavo.execution.step import Step, StepResult
+
+BELL = 1 << 40
+
+
+class FailingRunner:
+    """The real runner, until the step that a bell has rung for."""
+
+    def __init__(self, runner: StepRunner) -> None:
+        self.facts = runner.facts
+        self._runner = runner
+        self._left = 0  # steps to the exception, that one included; 0: none is due
+
+    def run(self, step: Step) -> StepResult:
+        for opened in step.opens:
+            if opened.seed >= BELL:
+                self._left = opened.seed - BELL
+        if self._left:
+            self._left -= 1
+            if not self._left:
+                raise InjectedFault("a bell")
+        return self._runner.run(step)
 
 
 class PoisonedRunner:
@@ -41,12 +66,14 @@ class PoisonedRunner:
 
 
 def set_up(options: Mapping[str, Any]) -> EngineSetup:
-    """The real engine with that runner. run_ahead: most decode steps in a native call."""
+    """The real engine with these runners. run_ahead: most decode steps in a native call."""
     from octavo.engine.startup import set_up_from
 
     made = set_up_from(options)
     if "run_ahead" in options:
         made = replace(made, scheduler=replace(made.scheduler, run_ahead=options["run_ahead"]))
+    if options.get("bells"):
+        made = replace(made, runner=FailingRunner(made.runner))
     if "poison" in options:
         made = replace(made, runner=PoisonedRunner(made.runner, options["poison"], options["after"]))
     return made
