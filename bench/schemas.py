@@ -1,11 +1,13 @@
 """Structured output on a public collection of schemas: what is refused, whether answers are valid, what masks cost.
 
-python bench/schemas.py FOLDER [--count 1000] [--model smollm2:135m] [--tokens 160] [--json FILE]
+python bench/schemas.py FOLDER [--count 1000] [--model smollm2:135m] [--tokens 160] [--state FILE] [--minutes 9]
 
 FOLDER: JSON schemas, one a file, in whatever folders (the `data` of guidance-ai/jsonschemabench). Each is asked for
 twice, greedily and at temperature 1, 32 at a time; every answer that ended by itself is held against its schema by
 `jsonschema`. An answer that is valid only if oneOf means anyOf is counted apart. Then masks are timed one by one on the
-answers, and 32 constrained streams compared with 32 free ones of the same lengths.
+answers, and 32 constrained streams compared with 32 free ones of the same lengths. With --state what came of each
+schema is kept in a file of lines, and the same command goes on behind it; the exit code is 1 if an answer was wrong, 3
+if some schemas are to come.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,64 +45,106 @@ VALID, CUT, INVALID, ONE_OF, FAILED = (
 
 
 @dataclass
+class Answer:
+    verdict: str
+    text: str
+    ids: list[int]
+
+
+@dataclass
 class Case:
-    """A schema of the collection, and the texts that it gave."""
+    """A schema of the collection, why it is refused, and a greedy and a sampled answer to it where it is not."""
 
     file: Path
     schema: dict[str, Any]
-    asked: StructuredOutputsParams
-    answers: list[tuple[str, str, list[int]]] = field(default_factory=list)  # text, finish, ids
+    asked: StructuredOutputsParams | None
+    refused: str | None = None
+    answers: list[Answer] = field(default_factory=list)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=1000, help="schemas that compile; 0: all")
     parser.add_argument("--model", default="smollm2:135m")
     parser.add_argument("--tokens", type=int, default=160, help="of an answer at most")
+    parser.add_argument("--minutes", type=float, default=1e9, help="no schema is begun later")
+    parser.add_argument("--state", type=Path, help="what came of the schemas so far")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     given = parser.parse_args()
+    looked = read_state(given.state) if given.state and given.state.exists() else []
     with LLM(given.model, max_num_seqs=STREAMS, max_model_len=1024) as llm:
-        figures: dict[str, Any] = {"model": given.model}
-        cases = accepted(llm, given.folder, given.count, figures)
-        answer_all(llm, cases, given.tokens, figures)
-        figures["masks"] = time_masks(given.model, llm, cases)
-        figures["32 streams"] = compare(llm, cases)
+        whole = go_on(llm, given, looked)
+        figures = {"model": given.model, "tokens of an answer at most": given.tokens, **summary(looked)}
+        if whole:
+            cases = [each for each in looked if each.refused is None]
+            figures["masks"] = time_masks(given.model, llm, cases)
+            figures["32 streams"] = compare(llm, cases)
     print(json.dumps(figures, indent=2, ensure_ascii=False))
     if given.json:
         given.json.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    return 1 if figures["invalid"] else 0 if whole else 3
 
 
-def accepted(llm: LLM, folder: Path, count: int, figures: dict[str, Any]) -> list[Case]:
-    """Schemas that compile, in an order that is the same each time; why others do not."""
-    files = sorted(folder.rglob("*.json"))
-    random.Random(20261129).shuffle(files)
-    made: list[Case] = []
-    refused: Counter[str] = Counter()
-    looked = 0
-    for start in range(0, len(files), STREAMS):
-        if count and len(made) >= count:
-            break
-        some = []
-        for file in files[start : start + STREAMS]:
-            looked += 1
-            try:
-                schema = json.loads(file.read_text(encoding="utf-8"))
-                some.append(Case(file, schema, StructuredOutputsParams(json=schema)))
-            except InvalidRequest as error:
-                refused[reason(error.message)] += 1
-            except ValueError:
-                refused["no JSON"] += 1
-        for case, error in zip(some, outcomes(llm, some, SamplingParams(max_tokens=1)), strict=True):
-            if error is None:
-                made.append(case)
-            else:
-                refused[reason(error)] += 1
-    figures["schemas looked at"] = looked
-    figures["accepted"] = len(made)
-    figures["refused"] = dict(refused.most_common())
-    figures["refused share"] = round(sum(refused.values()) / looked, 4)
+def read_state(file: Path) -> list[Case]:
+    made = []
+    for line in file.open(encoding="utf-8"):
+        told = json.loads(line)
+        schema = {} if told["refused"] else json.loads(Path(told["file"]).read_text(encoding="utf-8"))
+        asked = None if told["refused"] else StructuredOutputsParams(json=schema)
+        made.append(
+            Case(Path(told["file"]), schema, asked, told["refused"], [Answer(*each) for each in told["answers"]])
+        )
     return made
+
+
+def go_on(llm: LLM, given: argparse.Namespace, looked: list[Case]) -> bool:
+    """Schemas in an order of chance, the same each time, behind those that were looked at; whether these are enough."""
+    end = time.monotonic() + given.minutes * 60
+    files = sorted(given.folder.rglob("*.json"))
+    random.Random(20261129).shuffle(files)
+    known = {each.file for each in looked}
+    left = [file for file in files if file not in known]
+    while left and not enough(looked, given.count):
+        if time.monotonic() > end:
+            return False
+        some = [opened(file) for file in left[: STREAMS * 4]]
+        del left[: len(some)]
+        for case in some:
+            case.refused = case.refused or refusal(llm, case)
+        answer_all(llm, [case for case in some if case.refused is None], given.tokens, len(looked))
+        looked += some
+        if given.state:
+            with given.state.open("a", encoding="utf-8") as file:
+                for case in some:
+                    told = {"file": str(case.file), "refused": case.refused, "answers": map(astuple, case.answers)}
+                    file.write(json.dumps({**told, "answers": list(told["answers"])}, ensure_ascii=False) + "\n")
+        print(f"{len(looked)} looked at", file=sys.stderr, flush=True)
+    return True
+
+
+def enough(looked: list[Case], count: int) -> bool:
+    return bool(count) and sum(each.refused is None for each in looked) >= count
+
+
+def opened(file: Path) -> Case:
+    """A schema of a file, refused where the request that brings it would be."""
+    try:
+        schema = json.loads(file.read_text(encoding="utf-8"))
+        return Case(file, schema, StructuredOutputsParams(json=schema))
+    except InvalidRequest as error:
+        return Case(file, {}, None, error.message)
+    except ValueError:
+        return Case(file, {}, None, "no JSON")
+
+
+def refusal(llm: LLM, case: Case) -> str | None:
+    """Why it cannot be had; None: it can."""
+    try:
+        llm.chat(MESSAGES, SamplingParams(max_tokens=1, temperature=0, structured_outputs=case.asked), use_tqdm=False)
+    except OctavoError as error:
+        return error.message
+    return None
 
 
 def reason(message: str) -> str:
@@ -112,44 +157,36 @@ def reason(message: str) -> str:
     return why.split("'")[0].split('"')[0].partition("(")[0].strip()[:60]
 
 
-def outcomes(llm: LLM, cases: list[Case], params: SamplingParams) -> list[str | None]:
-    """Why each cannot be had; None: it can."""
-    found: list[str | None] = []
-    for case in cases:
-        asked = SamplingParams(max_tokens=params.max_tokens, temperature=0, structured_outputs=case.asked)
-        try:
-            llm.chat(MESSAGES, asked, use_tqdm=False)
-            found.append(None)
-        except OctavoError as error:
-            found.append(error.message)
-    return found
+def answer_all(llm: LLM, cases: list[Case], tokens: int, seed: int) -> None:
+    """A greedy and a sampled answer of each, and what they are worth."""
+    for how in RUNS:
+        params = [
+            SamplingParams(max_tokens=tokens, seed=at, structured_outputs=case.asked, **how)
+            for at, case in enumerate(cases, seed)
+        ]
+        for case, (text, finish, ids) in zip(cases, generate(llm, params), strict=True):
+            case.answers.append(Answer(judge(case.schema, text, finish), text, ids))
 
 
-def answer_all(llm: LLM, cases: list[Case], tokens: int, figures: dict[str, Any]) -> None:
-    """Greedy and sampled answers of all, and what they are worth."""
-    before, begin, made = llm.stats(), time.perf_counter(), 0
-    judged: Counter[str] = Counter()
-    invalid = []
-    for sampled, how in enumerate(RUNS):
-        for start in range(0, len(cases), STREAMS * 4):
-            some = cases[start : start + STREAMS * 4]
-            params = [
-                SamplingParams(max_tokens=tokens, seed=at, structured_outputs=case.asked, **how)
-                for at, case in enumerate(some, start)
-            ]
-            for case, (text, finish, ids) in zip(some, generate(llm, params), strict=True):
-                case.answers.append((text, finish, ids))
-                made += len(ids)
-                verdict = judge(case.schema, text, finish)
-                judged[f"{'sampled' if sampled else 'greedy'}: {verdict}"] += 1
-                if verdict == INVALID:
-                    invalid.append({"file": str(case.file), "text": text})
-    after, seconds = llm.stats(), time.perf_counter() - begin
-    figures["answers"] = dict(sorted(judged.items()))
-    figures["invalid"] = invalid
-    figures["tokens"] = made
-    figures["tokens a second"] = round(made / seconds, 1)
-    figures["mask time, share of the whole"] = round((after.mask_seconds - before.mask_seconds) / seconds, 4)
+def summary(looked: list[Case]) -> dict[str, Any]:
+    """What came of all."""
+    refused = Counter(reason(each.refused) for each in looked if each.refused is not None)
+    cases = [each for each in looked if each.refused is None]
+    judged = Counter(
+        f"{name}: {answer.verdict}"
+        for each in cases
+        for name, answer in zip(("greedy", "sampled"), each.answers, strict=True)
+    )
+    wrong = [(each, answer) for each in cases for answer in each.answers if answer.verdict in (INVALID, FAILED)]
+    return {
+        "schemas looked at": len(looked),
+        "accepted": len(cases),
+        "refused": dict(refused.most_common()),
+        "refused share": round(sum(refused.values()) / max(1, len(looked)), 4),
+        "answers": dict(sorted(judged.items())),
+        "tokens": sum(len(answer.ids) for each in cases for answer in each.answers),
+        "invalid": [{"file": str(each.file), "verdict": answer.verdict, "text": answer.text} for each, answer in wrong],
+    }
 
 
 def generate(llm: LLM, params: list[SamplingParams]) -> list[tuple[str, str, list[int]]]:
@@ -209,9 +246,9 @@ def time_masks(model: str, llm: LLM, cases: list[Case]) -> dict[str, float]:
         begin = time.perf_counter_ns()
         first = compiler.compile(case.asked)
         compiling.append(time.perf_counter_ns() - begin)
-        for _, _, ids in case.answers:
+        for answer in case.answers:
             matcher = first.deep_copy()
-            for token in ids:
+            for token in answer.ids:
                 begin = time.perf_counter_ns()
                 matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
                 matcher.consume_token(token)
@@ -227,8 +264,8 @@ def spread(nanoseconds: list[int]) -> dict[str, float]:
 
 def compare(llm: LLM, cases: list[Case]) -> dict[str, float]:
     """32 constrained streams against 32 free ones with as many tokens each; three turns, alternating."""
-    some = sorted(cases, key=lambda case: -len(case.answers[0][2]))[:STREAMS]
-    lengths = [len(case.answers[0][2]) for case in some]
+    some = sorted(cases, key=lambda case: -len(case.answers[0].ids))[:STREAMS]
+    lengths = [len(case.answers[0].ids) for case in some]
     rates: dict[str, list[float]] = {"constrained": [], "free": []}
     shares = []
     for _ in range(3):
@@ -256,4 +293,4 @@ def compare(llm: LLM, cases: list[Case]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,7 +3,7 @@ import { spawn } from "node:child_process";
 import { mkdtempSync, mkdirSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
-import { assert } from "./checks.mjs";
+import { URL, assert } from "./checks.mjs";
 
 export const PROMPT = "Say hello in one short sentence. Use no tools.";
 export const HOME = mkdtempSync(join(tmpdir(), "agent-"));
@@ -15,8 +15,19 @@ export function file(path, text) {
   return whole;
 }
 
-export async function answered(command, words, environment = {}) {
-  const path = join(process.cwd(), "node_modules", ".bin", command);
+const BIN = join(process.cwd(), "node_modules", ".bin");
+
+export function answered(command, words, environment = {}) {
+  return ran(join(BIN, command), words, environment);
+}
+
+// `octavo launch`, which finds the client's program by the path.
+export function launched(name, words, environment = {}) {
+  const [octavo, ...rest] = JSON.parse(process.env.OCTAVO_LAUNCH);
+  return ran(octavo, [...rest, "--url", URL, name, ...words], { ...environment, PATH: `${BIN}:${process.env.PATH}` });
+}
+
+async function ran(path, words, environment) {
   const work = join(HOME, "work");
   mkdirSync(work, { recursive: true });
   const env = { ...process.env, HOME, XDG_CONFIG_HOME: join(HOME, ".config"), CI: "1", ...environment };

@@ -1,5 +1,5 @@
 // Codex CLI over /v1/responses.
-import { HOME, PROMPT, answered, file } from "./js_agents.mjs";
+import { HOME, PROMPT, answered, file, launched } from "./js_agents.mjs";
 import { MODEL, URL, check } from "./checks.mjs";
 
 file(
@@ -10,3 +10,4 @@ file(
 await check("exec", () =>
   answered("codex", ["exec", "--skip-git-repo-check", PROMPT], { CODEX_HOME: `${HOME}/.codex` }),
 );
+await check("launch", () => launched("codex", ["exec", "--skip-git-repo-check", PROMPT]));

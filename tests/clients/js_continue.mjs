@@ -1,5 +1,5 @@
 // Continue's CLI over /v1/chat/completions.
-import { PROMPT, answered, file } from "./js_agents.mjs";
+import { PROMPT, answered, file, launched } from "./js_agents.mjs";
 import { MODEL, URL, check } from "./checks.mjs";
 
 const config = file(
@@ -8,3 +8,4 @@ const config = file(
     `    apiBase: ${URL}/v1\n    apiKey: none\n    roles: [chat]\n`,
 );
 await check("prompt", () => answered("cn", ["-p", PROMPT, "--config", config]));
+await check("launch", () => launched("continue", ["-p", PROMPT]));

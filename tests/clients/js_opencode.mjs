@@ -1,5 +1,5 @@
 // opencode over /v1/chat/completions, through the AI SDK.
-import { PROMPT, answered, file } from "./js_agents.mjs";
+import { PROMPT, answered, file, launched } from "./js_agents.mjs";
 import { MODEL, URL, check } from "./checks.mjs";
 
 const provider = {
@@ -10,3 +10,4 @@ const provider = {
 };
 file("work/opencode.json", JSON.stringify({ provider: { octavo: provider }, share: "disabled", autoupdate: false }));
 await check("run", () => answered("opencode", ["run", "-m", `octavo/${MODEL}`, PROMPT]));
+await check("launch", () => launched("opencode", ["run", PROMPT]));

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from checks import MODEL, URL, check
+from checks import MODEL, URL, check, launched
 
 FOLDER = Path(tempfile.mkdtemp())
 (FOLDER / "extra-openai-models.yaml").write_text(
@@ -32,3 +32,8 @@ def prompt():
 def ollama():
     assert f"ollama/{MODEL}:latest" in llm("models")
     assert llm("-m", f"ollama/{MODEL}", "-o", "num_predict", "16", "Say hello.").strip()
+
+
+@check
+def launch():
+    assert launched("llm", "-o", "max_tokens", "16", "Say hello.", cwd=tempfile.mkdtemp()).strip()

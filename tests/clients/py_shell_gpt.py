@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from checks import MODEL, URL, check
+from checks import MODEL, URL, check, launched
 
 HOME = tempfile.mkdtemp()
 ENVIRONMENT = {
@@ -25,3 +25,8 @@ def sgpt(*words):
 @check
 def question():
     assert sgpt("Say only: hi").strip()
+
+
+@check
+def launch():
+    assert launched("sgpt", "--no-cache", "Say only: hi", cwd=HOME, env={"PRETTIFY_MARKDOWN": "false"}).strip()

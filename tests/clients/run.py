@@ -33,13 +33,14 @@ SECONDS = 600  # for one client's checks
 @dataclass(frozen=True)
 class Client:
     """packages: what is installed; the versions of all of them are told. setting: how a user points it here. agent: it
-    sends long prompts with tools, so that it gets the larger model."""
+    sends long prompts with tools, so that it gets the larger model. tokenizer: it wants the model's, as a folder."""
 
     name: str
     script: str
     packages: tuple[str, ...]
     setting: str
     agent: bool = False
+    tokenizer: bool = False
 
     @property
     def is_npm(self) -> bool:
@@ -73,10 +74,24 @@ CLIENTS = (
     Client("Haystack", "py_haystack.py", ("haystack-ai",), "`api_base_url` …/v1"),
     Client("shell-gpt", "py_shell_gpt.py", ("shell-gpt", "click"), "`API_BASE_URL` …/v1, `DEFAULT_MODEL`"),
     Client("instructor", "py_instructor.py", ("instructor", "openai"), BASE, agent=True),
+    Client("aider", "py_aider.py", ("aider-chat",), "`OPENAI_API_BASE` …/v1, `OLLAMA_API_BASE`", agent=True),
+    Client(
+        "inspect-ai", "py_inspect_ai.py", ("inspect-ai", "openai"),
+        "`OCTAVO_BASE_URL`, `VLLM_BASE_URL`, `OLLAMA_BASE_URL` …/v1", agent=True,
+    ),
+    Client(
+        "lm-eval", "py_lm_eval.py", ("lm-eval[api]", "transformers"), "local-completions: `base_url` …/v1/completions",
+        tokenizer=True,
+    ),
+    Client("Open WebUI", "py_open_webui.py", ("open-webui",), "`OPENAI_API_BASE_URL` …/v1, `OLLAMA_BASE_URL`"),
+    Client("guidellm", "py_guidellm.py", ("guidellm",), "`target` without /v1", tokenizer=True),
     Client("Codex", "js_codex.mjs", ("@openai/codex",), "config.toml: `base_url`, `wire_api` responses", agent=True),
     Client("qwen-code", "js_qwen_code.mjs", ("@qwen-code/qwen-code",), "`OPENAI_BASE_URL` …/v1", agent=True),
     Client("opencode", "js_opencode.mjs", ("opencode-ai",), "opencode.json: `baseURL` …/v1", agent=True),
     Client("pi", "js_pi.mjs", ("@mariozechner/pi-coding-agent",), "models.json: `baseUrl` …/v1", agent=True),
+    Client(
+        "Claude Code", "js_claude.mjs", ("@anthropic-ai/claude-code",), "`ANTHROPIC_BASE_URL` without /v1", agent=True
+    ),
     Client("Continue", "js_continue.mjs", ("@continuedev/cli",), "config.yaml: `apiBase` …/v1", agent=True),
 )  # fmt: skip
 
@@ -128,6 +143,9 @@ def examined(client: Client, url: str) -> dict[str, Any]:
         return {"versions": {}, "checks": {"install": f"failed: {why[0][:200]}"}}
     environment = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG", "TMPDIR")}
     environment |= {"OCTAVO_URL": url, "OCTAVO_MODEL": MODEL, "NO_PROXY": "127.0.0.1", "OPENAI_API_KEY": "none"}
+    environment["OCTAVO_LAUNCH"] = json.dumps([sys.executable, "-m", "octavo.cli.main", "launch"])
+    if client.tokenizer:
+        environment["OCTAVO_TOKENIZER"] = str(real.smollm2_safetensors())
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
@@ -185,8 +203,8 @@ def page(record: dict[str, Any]) -> str:
     lines = [
         "# Clients", "",
         "Made by `python3 dev clients`: unmodified clients against `octavo serve`, each in an environment of its own:",
-        "with SmolLM2-135M-Instruct, coding agents and instructor with Qwen2.5-Coder-0.5B-Instruct. What each check",
-        "does stands in tests/clients/.", "",
+        "with SmolLM2-135M-Instruct; coding agents, inspect-ai and instructor with Qwen2.5-Coder-0.5B-Instruct. What",
+        "each check does stands in tests/clients/; `launch` is the client started by `octavo launch`.", "",
         "| client | versions | point it here by | checks | result |", "|---|---|---|---|---|",
     ]  # fmt: skip
     faults = []
