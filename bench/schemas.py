@@ -108,7 +108,7 @@ def go_on(llm: LLM, given: argparse.Namespace, looked: list[Case]) -> bool:
     while left and not enough(looked, given.count):
         if time.monotonic() > end:
             return False
-        some = [opened(file) for file in left[: STREAMS * 4]]
+        some = [opened(file) for file in left[: STREAMS * 2]]
         del left[: len(some)]
         for case in some:
             case.refused = case.refused or refusal(llm, case)

@@ -43,7 +43,7 @@ def check(function):
     return function
 
 
-def ran(*words, cwd, env=None, seconds=400):
+def ran(*words, cwd, env=None, seconds=900):
     """What a command says on its standard output; it must end well."""
     environment = {**os.environ, **(env or {})}
     done = subprocess.run(

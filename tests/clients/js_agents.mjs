@@ -36,7 +36,7 @@ async function ran(path, words, environment) {
   let err = "";
   child.stdout.on("data", (data) => (out += data));
   child.stderr.on("data", (data) => (err += data));
-  const timer = setTimeout(() => child.kill("SIGKILL"), 400_000);
+  const timer = setTimeout(() => child.kill("SIGKILL"), 900_000);
   const code = await new Promise((resolve) => child.on("close", resolve));
   clearTimeout(timer);
   assert(code === 0 && out.trim(), `exit ${code}: ${(err || out).trim().slice(-300)}`);
