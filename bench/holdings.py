@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +28,11 @@ class Holding:
 
 
 def holding(process: psutil.Process) -> Holding:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    anon = int(status.partition("RssAnon:")[2].split()[0]) * 1024
+    """ProcessLookupError for one that has ended and is not yet waited for: it has no memory."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
+    if found is None:
+        raise ProcessLookupError(process.pid)
+    anon = int(found[1]) * 1024
     return Holding(process.pid, anon, process.num_fds(), process.num_threads())
 
 
@@ -45,7 +49,7 @@ def processes(live: Live) -> dict[str, psutil.Process]:
 def holdings(live: Live) -> dict[str, Holding]:
     found = {}
     for name, process in processes(live).items():
-        with contextlib.suppress(psutil.Error, OSError, ValueError):
+        with contextlib.suppress(psutil.Error, OSError):
             found[name] = holding(process)
     return found
 

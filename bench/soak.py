@@ -35,7 +35,6 @@ from bench.soak_requests import Ask, Requests, fine, probes
 from tests.server.live import Live
 
 LEFT, SLOW = 0.2, 0.05  # shares of requests that are left half-way, and that are read slowly
-ANSWER_SECONDS = 300.0  # of this process's own running time; then a request is lost
 NOT_NOW = {429, 503, 504, 529}
 DEATHS, DEATHS_SECONDS = 4, 660.0  # of the engine: the server gives up after 5 in ten minutes
 SAMPLE_SECONDS = 10.0
@@ -146,8 +145,9 @@ def whole(got: bytes) -> tuple[int, bytes]:
 class Soak:
     """One run on one server."""
 
-    def __init__(self, live: Live, seed: int) -> None:
-        self._live = live
+    def __init__(self, live: Live, seed: int, patience: float) -> None:
+        """patience: seconds of this process's running time after which a request is lost."""
+        self._live, self._patience = live, patience
         self._random = random.Random(seed)
         self._requests = Requests(seed)
         self._stop = asyncio.Event()
@@ -191,9 +191,9 @@ class Soak:
         answering = asyncio.create_task(exchange(self._live.port, ask, leave, slow, self._random.random() < 0.5))
         while not answering.done():
             await asyncio.wait({answering}, timeout=10)
-            if self.clock.running - begin > ANSWER_SECONDS:
+            if self.clock.running - begin > self._patience:
                 answering.cancel()
-                tally.problem("lost", f"{ask.kind}: no end after {ANSWER_SECONDS:.0f} s")
+                tally.problem("lost", f"{ask.kind}: no end after {self._patience:.0f} s")
                 return None
         try:
             answer = answering.result()
@@ -222,6 +222,7 @@ class Soak:
             await asyncio.sleep(TICK)
             if self.clock.running >= next_at:
                 next_at = self.clock.running + SAMPLE_SECONDS
+                print(f"{self.clock.running:.0f} s: {self.tally.requests:,} requests", file=sys.stderr)
                 for name, held in holdings(self._live).items():
                     self.samples[name][held.pid].append((self.tally.requests, held.anon))
 
@@ -298,7 +299,7 @@ def report(soak: Soak, left: list[str], deaths: int) -> bool:
 
 
 async def measured(live: Live, args: argparse.Namespace) -> bool:
-    soak, requests = Soak(live, args.seed), Requests(args.seed)
+    soak, requests = Soak(live, args.seed, args.patience), Requests(args.seed)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, soak.stop)
     before, names = await idle(live, requests), shared()
@@ -315,6 +316,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--clients", type=int, default=12)
     parser.add_argument("--fault-every", type=float, default=60.0, help="seconds, on average; 0: never")
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds until a request counts as lost")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log", type=Path, help="where the server's log goes")
     args = parser.parse_args()
