@@ -104,7 +104,7 @@ class Arrivals:
 
 
 def flood(model: str, seconds: float, threads: int) -> str:
-    """Rows of the table; the figure."""
+    """Prints the table; the figure. SystemExit if a request was lost or refused with a 5xx or without a time."""
     flags = [f"--max-num-seqs={SLOTS}", f"--max-num-queued-reqs={SLOTS}", "--no-enable-prefix-caching"]
     drawn = Drawn()
     with serve(model, ["--max-model-len=1024", f"--threads={threads}", *flags]) as server:
@@ -142,6 +142,8 @@ def flood(model: str, seconds: float, threads: int) -> str:
         f"request; waits: median {waits[len(waits) // 2]:.2f} s, p99 {last:.2f} s, longest {waits[-1]:.2f} s; a full "
         f"queue and every slot are {bound:.2f} s of work\n"
     )
+    if fives or told["lost"] or told["untold"]:
+        sys.exit("requests were lost, failed, or refused without Retry-After")
     return (
         f"{TIMES} x capacity: goodput {goodput / capacity:.1%} of capacity, wait p99 {last / bound:.2f} of a full "
         f"queue, 5xx {fives}, lost {told['lost']}, untold {told['untold']}"

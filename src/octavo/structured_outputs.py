@@ -17,6 +17,7 @@ from octavo.parameter import Kind
 MAX_BYTES = 64 << 10  # of a schema, grammar or tag: compiling 64 kB takes 0.3 s at most (docs/structured-output.md)
 MAX_REGEX = 8 << 10  # bytes; the same of a `pattern` in a schema
 MAX_DEPTH = 128  # of a schema's JSON; real ones have up to 40
+MAX_VALUES = MAX_BYTES // 2  # of a schema: its text has two bytes for each at least
 MAX_OPTIONS = 4096  # of a choice
 MAX_MULTIPLE = 10_000  # of multipleOf: an automaton has a state for each remainder
 KINDS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
@@ -165,6 +166,7 @@ def _json(name: str, value: Any) -> str:
 def check_schema(schema: Any, name: str) -> None:
     """Refuse what would cost too much, or ask for other files: depth, multipleOf, long patterns, remote $ref."""
     level: list[tuple[Any, bool]] = [(schema, True)]
+    seen = 0
     for _ in range(MAX_DEPTH):
         below: list[tuple[Any, bool]] = []
         for value, is_schema in level:
@@ -174,6 +176,9 @@ def check_schema(schema: Any, name: str) -> None:
                 below += [(each, is_schema and key not in DATA) for key, each in value.items()]
             elif isinstance(value, list | tuple):
                 below += [(each, is_schema) for each in value]
+            if seen + len(below) > MAX_VALUES:
+                raise _refused(name, f"it has more than {MAX_VALUES} values; at most {MAX_BYTES} bytes are accepted")
+        seen += len(below)
         level = [each for each in below if isinstance(each[0], Mapping | list | tuple)]
         if not level:
             return

@@ -25,6 +25,7 @@ MAX_MESSAGES = 8192
 MAX_PROMPTS = 1024  # of one /v1/completions
 MAX_ANSWERS = 1024  # prompts x n of one request: the default bound of the engine's queue
 _MAX_ID = 128  # characters of an id that a client gives
+_CHUNK = 1 << 18  # bytes that are looked at together
 _WINDOW = 16 + zlib.MAX_WBITS  # zlib's way to say "gzip"
 
 
@@ -119,18 +120,29 @@ def _check_values(body: bytes) -> None:
         return  # whatever stands inside of texts
     containers, commas = _outside_texts(body)
     if containers > MAX_CONTAINERS:
-        raise InvalidRequest(f"The body has {containers} lists and objects; at most {MAX_CONTAINERS} are accepted.")
+        raise InvalidRequest(f"The body has more than {MAX_CONTAINERS} lists and objects.")
     if commas > MAX_VALUES:
         raise InvalidRequest(f"The body has more than {MAX_VALUES} values.")
 
 
 def _outside_texts(body: bytes) -> tuple[int, int]:
-    """How many lists and objects begin in a JSON text, and its commas, those inside of strings left out."""
+    """How many lists and objects begin in a JSON text, and its commas, those inside of strings left out; not all of
+    them, once they are too many."""
     import numpy as np  # for large bodies alone
 
     data = np.frombuffer(body.replace(b"\\\\", b"").replace(b'\\"', b""), np.uint8)
-    outside = data[~np.bitwise_xor.accumulate(data == ord('"'))]
-    return int(((outside == ord("[")) | (outside == ord("{"))).sum()), int((outside == ord(",")).sum())
+    containers = commas = 0
+    inside = np.bool_(False)
+    for start in range(0, len(data), _CHUNK):
+        chunk = data[start : start + _CHUNK]
+        within = np.logical_xor.accumulate(chunk == ord('"')) ^ inside
+        inside = within[-1]
+        outside = chunk[~within]
+        containers += int(np.count_nonzero((outside == ord("[")) | (outside == ord("{"))))
+        commas += int(np.count_nonzero(outside == ord(",")))
+        if containers > MAX_CONTAINERS or commas > MAX_VALUES:
+            break
+    return containers, commas
 
 
 def check_depth(value: Any, name: str) -> None:

@@ -6,6 +6,7 @@ no wire format.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ from octavo.shelf import Shelf
 from octavo.text.best_of import Answers
 from octavo.text.events import Event, Finished, LogprobEntry, ReasoningDelta, TextDelta, ToolCallDelta
 
+AT_ONCE = 32  # prompts of one request that are begun before others have their turn
 SEED_BITS = 53  # of seeds made here: a receipt that JavaScript can read as a number
 log = logs.get("server")
 
@@ -120,6 +122,8 @@ class Front:
         """The answer to a conversation, whatever dialect it came in: its prompt is that of the model's chat template.
         Raises InvalidRequest or ContextLengthExceeded before anything runs."""
         self.check_quota()
+        for text in (each.get("content") for each in chat.messages):
+            self.check_length(text if isinstance(text, str) else "", "messages")
         ready = await self.llm.prepare(chat)
         answering = await self.answer([ready], chat.params, add_special_tokens, salt, priority, beams)
         answering.told = dict(ready.told)
@@ -141,7 +145,8 @@ class Front:
         check_count(len(prompts) * most, MAX_ANSWERS, "n", "answers in one request")
         begin, terms = time.perf_counter(), current().terms(salt, priority, self.config.share_prefix_cache)
         generations: list[Answers] = []
-        for prompt in prompts:
+        for number, prompt in enumerate(prompts):
+            await _let_others(number)
             text = prompt if isinstance(prompt, str | Sequence) else prompt.text
             if isinstance(text, str):
                 self.check_length(text, "prompt")
@@ -156,6 +161,12 @@ class Front:
         if self.tracing is not None:
             answering.span = self.tracing.begin(time.perf_counter() - begin, self.model)
         return answering
+
+
+async def _let_others(number: int) -> None:
+    """After every AT_ONCE of a thousand prompts."""
+    if number % AT_ONCE == AT_ONCE - 1:
+        await asyncio.sleep(0)
 
 
 class Answering:
@@ -191,6 +202,7 @@ class Answering:
         try:
             self._meter.begin()
             for number, generation in enumerate(self.generations):
+                await _let_others(number)
                 if not generation.done:
                     await generation.start(partial(self._came, number))
                     self._ready.append(number)  # a paused one may have something

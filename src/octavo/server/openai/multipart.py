@@ -27,17 +27,29 @@ def parts_of(body: bytes, content_type: str) -> dict[str, Part]:
     found = _BOUNDARY.search(content_type)
     if "multipart/form-data" not in content_type.lower() or found is None:
         raise InvalidRequest("The body must be multipart/form-data, with a file.", param="file")
-    delimiter = b"--" + found[1].encode("latin-1")
-    pieces = (b"\r\n" + body).split(b"\r\n" + delimiter, MAX_PARTS + 2)
-    if len(pieces) < 3 or not pieces[-1].startswith(b"--"):
+    bounds = _bounds(body, b"\r\n--" + found[1].encode("latin-1"))
+    if len(bounds) < 2 or not body.startswith(b"--", bounds[-1][0]):
         raise InvalidRequest(f"The multipart body is cut off, or has more than {MAX_PARTS} parts.")
     made = {}
-    for piece in pieces[1:-1]:
-        head, separator, data = piece.partition(b"\r\n\r\n")
+    for start, end in bounds[:-1]:
+        begin = body.find(b"\r\n\r\n", start, end)
+        head = body[start : max(begin, start)]
         name = _NAME.search(head)
-        if not separator or name is None:
+        if name is None:
             raise InvalidRequest("A part of the multipart body has no name.")
-        made[name[1].decode("utf-8", "replace")] = Part(data, _filename(head))
+        made[name[1].decode("utf-8", "replace")] = Part(body[begin + 4 : end], _filename(head))
+    return made
+
+
+def _bounds(body: bytes, separator: bytes) -> list[tuple[int, int]]:
+    """Where each piece behind a separator begins and ends, as far as there may be parts. Nothing is copied: copies of
+    large files keep the interpreter to themselves."""
+    made: list[tuple[int, int]] = []
+    at = -2 if body.startswith(separator[2:]) else body.find(separator)  # before the first one a line end may lack
+    while (at >= 0 or at == -2) and len(made) < MAX_PARTS + 2:
+        start = at + len(separator)
+        at = body.find(separator, start)
+        made.append((start, len(body) if at < 0 else at))
     return made
 
 
