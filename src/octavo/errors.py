@@ -176,8 +176,8 @@ class QueueFull(OctavoError):
     type = "rate_limit_error"
     code = "queue_full"
 
-    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
-        super().__init__(message, retry_after=retry_after)
+    def __init__(self, message: str, *, retry_after: float = 1.0, code: str | None = None) -> None:
+        super().__init__(message, retry_after=retry_after, code=code)
 
 
 class RateLimited(OctavoError):

@@ -89,7 +89,9 @@ class Grammars:
         if key in self._refused:
             raise self._refused[key]
         if len(self._waiting) >= MAX_COMPILING:
-            raise QueueFull(f"{MAX_COMPILING} requests wait for their structured_outputs to be compiled.")
+            raise QueueFull(
+                f"{MAX_COMPILING} requests wait for their structured_outputs to be compiled.", code="grammars_busy"
+            )
         if self._child is None:
             self._start()
         self._number += 1

@@ -30,7 +30,7 @@ from octavo.server.openai.response_store import ResponseStore
 from octavo.server.routes import ROUTES, canonical, entry_of, metrics
 from octavo.server.sse import ClientGone
 from octavo.server.submit import Front
-from octavo.server.tenants import Call, Tenant, enter
+from octavo.server.tenants import Call, Tenant, current, enter
 from octavo.server.usage import saved
 
 log = logs.get("server")
@@ -61,6 +61,7 @@ class Record:
         async def tell(error: OctavoError) -> None:
             if isinstance(error, QueueFull):
                 self._front.metrics.refused()
+                self._front.crowd.refused(current().tenant.name, error)
             if began:  # nothing can be said any more; the connection ends unfinished
                 log.error("an answer broke off: %s", error)
             else:

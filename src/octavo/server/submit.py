@@ -6,7 +6,6 @@ no wire format.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +21,10 @@ from octavo.async_llm import AsyncLLM, Prompt
 from octavo.beam_search import BeamSearchParams, beam_search
 from octavo.config import ServerConfig
 from octavo.errors import ContextLengthExceeded, ModelNotServed, Unavailable
-from octavo.flow import items
+from octavo.flow import items, let_others
 from octavo.request import ChatRequest, FinishReason, Usage
 from octavo.sampling_params import SamplingParams
+from octavo.server.crowd import Crowd
 from octavo.server.health import Health
 from octavo.server.kept import Kept
 from octavo.server.limits import MAX_ANSWERS, check_count, decode, read_body
@@ -37,7 +37,6 @@ from octavo.shelf import Shelf
 from octavo.text.best_of import Answers
 from octavo.text.events import Event, Finished, LogprobEntry, ReasoningDelta, TextDelta, ToolCallDelta
 
-AT_ONCE = 32  # prompts of one request that are begun before others have their turn
 SEED_BITS = 53  # of seeds made here: a receipt that JavaScript can read as a number
 log = logs.get("server")
 
@@ -57,9 +56,11 @@ class Front:
     tracing: Tracing | None = None
     kept: Kept = field(init=False)
     accounts: Accounts = field(init=False)
+    crowd: Crowd = field(init=False)
 
     def __post_init__(self) -> None:
         self.kept = Kept(self.config.stream_grace)
+        self.crowd = Crowd(lambda: self.llm.client.open_requests)
         self.accounts = Accounts(self.shelf.engine.state_path / "usage.json")
 
     @property
@@ -106,9 +107,11 @@ class Front:
         return Meter(self.accounts.of(tenant), tenant, usage)
 
     def check_quota(self) -> None:
-        """RateLimited, before any work, if the call's tenant may begin nothing; whether it may is settled at start."""
+        """RateLimited or QueueFull, before any work, if the call's tenant may begin nothing; whether it may is settled
+        at start."""
         tenant = current().tenant
         self.accounts.of(tenant).check(tenant)
+        self.crowd.check(tenant.name)
 
     async def chat(
         self,
@@ -146,7 +149,7 @@ class Front:
         begin, terms = time.perf_counter(), current().terms(salt, priority, self.config.share_prefix_cache)
         generations: list[Answers] = []
         for number, prompt in enumerate(prompts):
-            await _let_others(number)
+            await let_others(number)
             text = prompt if isinstance(prompt, str | Sequence) else prompt.text
             if isinstance(text, str):
                 self.check_length(text, "prompt")
@@ -161,12 +164,6 @@ class Front:
         if self.tracing is not None:
             answering.span = self.tracing.begin(time.perf_counter() - begin, self.model)
         return answering
-
-
-async def _let_others(number: int) -> None:
-    """After every AT_ONCE of a thousand prompts."""
-    if number % AT_ONCE == AT_ONCE - 1:
-        await asyncio.sleep(0)
 
 
 class Answering:
@@ -202,7 +199,7 @@ class Answering:
         try:
             self._meter.begin()
             for number, generation in enumerate(self.generations):
-                await _let_others(number)
+                await let_others(number)
                 if not generation.done:
                     await generation.start(partial(self._came, number))
                     self._ready.append(number)  # a paused one may have something
