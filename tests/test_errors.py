@@ -13,9 +13,9 @@ TREE = [  # class, arguments, status, type, exit code
     (errors.NotFound, ("no",), 404, "not_found_error", 1),
     (errors.ModelNotServed, ("gpt-9",), 404, "not_found_error", 1),
     (errors.QueueFull, ("no",), 429, "rate_limit_error", 1),
-    (errors.DeadlineExceeded, ("no",), 504, "timeout_error", 1),
+    (errors.DeadlineExceeded, ("no",), 504, "server_error", 1),
     (errors.RateLimited, ("no",), 429, "rate_limit_error", 1),
-    (errors.Unavailable, ("no",), 503, "service_unavailable", 1),
+    (errors.Unavailable, ("no",), 503, "server_error", 1),
     (errors.EngineDied, ("no",), 503, "server_error", 1),
     (errors.ConfigError, ("no",), 500, "server_error", 2),
     (errors.ModelNotFound, ("no",), 404, "not_found_error", 3),
@@ -52,9 +52,9 @@ def test_context_length_has_the_words_that_clients_match() -> None:
     assert error.to_openai()["error"]["code"] == "context_length_exceeded"
 
 
-def test_code_is_the_status_where_none_is_set() -> None:
+def test_code_is_null_where_there_is_no_word() -> None:
     assert errors.InvalidRequest("top_p is 3", param="top_p").to_openai() == {
-        "error": {"message": "top_p is 3", "type": "invalid_request_error", "param": "top_p", "code": 400}
+        "error": {"message": "top_p is 3", "type": "invalid_request_error", "param": "top_p", "code": None}
     }
 
 

@@ -213,6 +213,10 @@ class TextConfig:
     top_k: int | None = option(None, count(0, auto=True), "default top_k", SAMPLING)
     min_p: float | None = option(None, number(0.0, 1.0, auto=True), "default min_p", SAMPLING)
     seed: int | None = option(None, count(0, 2**63 - 1, auto=True), "default seed", SAMPLING)
+    grammar_close: bool = option(
+        False, switch(), "end structured output in time where its tokens run out; requests may say otherwise",
+        SAMPLING, rare=True,
+    )
 
     def __post_init__(self) -> None:
         check(self)

@@ -11,8 +11,8 @@
     │   └── ModelNotServed          404  code model_not_found
     ├── QueueFull                   429  rate_limit_error       retry_after seconds
     ├── RateLimited                 429  rate_limit_error       code rate_limit_exceeded, retry_after seconds
-    ├── DeadlineExceeded            504  timeout_error          code deadline_exceeded
-    ├── Unavailable                 503  service_unavailable    retry_after seconds
+    ├── DeadlineExceeded            504  server_error           code deadline_exceeded
+    ├── Unavailable                 503  server_error           code unavailable, retry_after seconds
     ├── EngineDied                  503  server_error           500 when the answer had begun
     ├── EngineKiller                500  code engine_killer
     ├── ConfigError                 exit 2   names the flag and the nearest known name
@@ -41,7 +41,7 @@ class OctavoError(Exception):
 
     status = 500
     type = "server_error"
-    code: str | int | None = None
+    code: str | None = None
     exit_code = 1
 
     def __init__(
@@ -51,7 +51,7 @@ class OctavoError(Exception):
         status: int | None = None,
         type: str | None = None,
         param: str | None = None,
-        code: str | int | None = None,
+        code: str | None = None,
         exit_code: int | None = None,
         retry_after: float | None = None,
     ) -> None:
@@ -73,10 +73,9 @@ class OctavoError(Exception):
         """Of the HTTP answer, beside those that follow from the status."""
         return {}
 
-    def to_openai(self) -> dict[str, dict[str, str | int | None]]:
-        """The OpenAI body: `{"error": {"message", "type", "param", "code"}}`; code is the status where none is set."""
-        code = self.status if self.code is None else self.code
-        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": code}}
+    def to_openai(self) -> dict[str, dict[str, str | None]]:
+        """The OpenAI body: `{"error": {"message", "type", "param", "code"}}`; code is null where there is no word."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 
 class InvalidRequest(OctavoError):
@@ -200,7 +199,6 @@ class DeadlineExceeded(OctavoError):
     """The time that a request was given is over, and there is nothing yet that it could be answered with."""
 
     status = 504
-    type = "timeout_error"
     code = "deadline_exceeded"
 
 
@@ -208,7 +206,6 @@ class Unavailable(OctavoError):
     """Nothing is served just now: loading, draining, or restarting."""
 
     status = 503
-    type = "service_unavailable"
     code = "unavailable"
 
     def __init__(self, message: str, *, retry_after: float = 1.0) -> None:

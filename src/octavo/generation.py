@@ -37,6 +37,8 @@ class Generation:
         self._parsing = parsing
         self.request = request
         self.prompt = prompt
+        if request.params.prompt_logprobs is not None and len(request.prompt_ids) == 1:
+            prompt.logprobs = [None]  # the engine has none to tell of a first id
         self._tokenizer = tokenizer
         self._outputs: list[Output] = []
         self._open = set(range(request.params.n))  # choices

@@ -181,6 +181,9 @@ class SamplingParams:
         None, ids(2**20, none="all"), "only these ids may be chosen", column="mask")
     structured_outputs: StructuredOutputsParams | None = _parameter(
         None, structured_outputs(), "what the answer must look like, see structured-output.md")
+    grammar_close: bool = _parameter(
+        False, switch(), "an answer under structured_outputs that comes near max_tokens, or the end of the context, is "
+        "led to its end in time")
     # fmt: on
 
     def __post_init__(self) -> None:

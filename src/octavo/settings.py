@@ -30,6 +30,7 @@ FOREIGN: dict[str, str] = {
     "OLLAMA_CONTEXT_LENGTH": "--max-model-len",
     "OLLAMA_NUM_PARALLEL": "--max-num-seqs",
     "OLLAMA_KV_CACHE_TYPE": "--kv-cache-dtype",
+    "OLLAMA_KEEP_ALIVE": "octavo stop: until then the model stays loaded",
 }
 
 _KUBERNETES = re.compile(r"OCTAVO_(SERVICE_(HOST|PORT\w*)|PORT(_\w+)?)")  # injected for a service called "octavo"

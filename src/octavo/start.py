@@ -165,4 +165,5 @@ def sampling_defaults(checkpoint: Checkpoint, text: TextConfig) -> dict[str, Any
     stated = {**stated, **(text.override_generation_config or {})}
     made = {name: stated[name] for name in DEFAULTED if stated.get(name) is not None}
     own = {name: getattr(text, name) for name in ("temperature", "top_p", "top_k", "min_p", "seed")}
+    own["grammar_close"] = text.grammar_close or None
     return made | {name: value for name, value in own.items() if value is not None}

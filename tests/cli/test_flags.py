@@ -89,9 +89,14 @@ def test_booleans() -> None:
 @pytest.mark.parametrize("name", list(IGNORED))
 def test_flags_without_effect(name: str) -> None:
     takes, why = IGNORED[name]
-    made = given(name, *(["8"] if takes else []), "--port", "1")
+    made = given(name, *(["1"] if takes else []), "--port", "1")
     assert made.notices == (f"ignored: {name} ({why})",)
     assert made.server.port == 1 and made.engine.model == resolve({}, {}).engine.model
+
+
+def test_one_machine_is_one_rank() -> None:
+    assert given("-tp=1", "m").engine.model == "m"
+    assert "as 1" in refused("--tensor-parallel-size", "2", "m") and "as 1" in refused("-tp")
 
 
 def test_flash_attention_may_take_a_word() -> None:

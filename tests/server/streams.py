@@ -57,6 +57,7 @@ KINDS: tuple[Body, ...] = (
     (MESSAGES, {"messages": ASK, "tools": ANTHROPIC_TOOLS, "tool_choice": {"type": "any"}, "temperature": 0.0}),
     ("/api/chat", {"messages": FOX, "format": PERSON, "options": {"temperature": 0.8}}),
     ("/completion", {"prompt": "Colours:", "json_schema": LISTED, "temperature": 0.9}),
+    (TEXT, {"prompt": "Trips:", "guided_json": {"type": "array", "items": CITY}, "grammar_close": True}),
 )  # fmt: skip
 
 

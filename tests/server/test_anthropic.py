@@ -82,7 +82,7 @@ def test_a_stream_on_the_wire(live: Live) -> None:
     made = events(answer.text)
     names = [name for name, _ in made]
     assert all(name == data["type"] for name, data in made)
-    assert names[:2] == ["message_start", "content_block_start"] and "content_block_delta" in names
+    assert names[:3] == ["message_start", "content_block_start", "ping"] and "content_block_delta" in names
     assert names[-3:] == ["content_block_stop", "message_delta", "message_stop"]
     message, delta = made[0][1]["message"], made[-2][1]
     assert message["content"] == [] and {"input_tokens", "output_tokens"} <= set(message["usage"])

@@ -51,7 +51,7 @@ def test_killed_under_mixed_streams(mortal: Live, undisturbed: list[Any]) -> Non
             answer = httpx.get(f"{mortal.url}/health")
             seen.add(answer.status_code)
             if answer.status_code == 503:
-                assert "retry-after" in answer.headers and error_of(answer)["type"] == "service_unavailable"
+                assert "retry-after" in answer.headers and error_of(answer)["code"] == "unavailable"
                 assert httpx.get(f"{mortal.url}/live").status_code == 200
             elif 503 not in seen:
                 assert old.is_running() or time.monotonic() < end

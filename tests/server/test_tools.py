@@ -49,7 +49,7 @@ QUESTION: list[Any] = [{"role": "user", "content": "What is the weather in Paris
 
 def shape(told: list[Event], **body: Any) -> _Shape:
     """What /v1/chat/completions makes of events."""
-    info: Any = type("Info", (), {"fingerprint": "octavo-n1-0"})()
+    info: Any = type("Info", (), {"fingerprint": "octavo-n1-0123456789ab"})()
     tokenizer: Any = type("Tokens", (), {"token_bytes": staticmethod(lambda id_: b"x")})()
     llm: Any = type("Named", (), {"tokenizer": tokenizer, "client": type("Client", (), {"info": info})()})()
     front: Any = type("Named", (), {"model": "smol", "llm": llm})()

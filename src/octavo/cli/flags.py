@@ -38,9 +38,18 @@ IGNORED: dict[str, tuple[bool, str]] = {
     "-ngl": (True, "this is a CPU"),
     "--n-gpu-layers": (True, "this is a CPU"),
     "--gpu-layers": (True, "this is a CPU"),
+    "--tensor-parallel-size": (True, "all cores compute as one"),
+    "-tp": (True, "all cores compute as one"),
+    "--tp": (True, "all cores compute as one"),
+    "--pipeline-parallel-size": (True, "all cores compute as one"),
+    "-pp": (True, "all cores compute as one"),
+    "--no-ui": (False, "there is no page"),
+    "--no-webui": (False, "there is no page"),
+    "--uvicorn-log-level": (True, "--log-level is for all lines"),
     "-ctv": (True, "values are kept as keys are: --kv-cache-dtype"),
     "--cache-type-v": (True, "values are kept as keys are: --kv-cache-dtype"),
 }
+_ONLY_ONE = ("--tensor-parallel-size", "-tp", "--tp", "--pipeline-parallel-size", "-pp")  # of which 1 asks for nothing
 _MAY_TAKE = {"-fa": ("on", "off", "auto", "0", "1"), "--flash-attn": ("on", "off", "auto", "0", "1")}
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\uff0d"
 _QUOTES = "\u201c\u201d\u201e\u2018\u2019\u00ab\u00bb"
@@ -128,13 +137,17 @@ class FlagTable:
             else:
                 made.args.append(canonical)
         elif name in IGNORED:
-            takes, why = IGNORED[name]
-            made.ignored.append(f"{name} ({why})")
-            may_take = _MAY_TAKE.get(name, ())
-            if not equals and rest and (takes or rest[0] in may_take):
-                rest.pop(0)
+            self._ignored(name, value if equals else None, rest, made)
         else:
             raise self.unknown(name)
+
+    def _ignored(self, name: str, value: str | None, rest: list[str], made: Scanned) -> None:
+        takes, why = IGNORED[name]
+        if value is None and rest and (takes or rest[0] in _MAY_TAKE.get(name, ())):
+            value = rest.pop(0)
+        if name in _ONLY_ONE and value != "1":
+            raise ConfigError(f"{name} {value}: the model runs on this machine's cores alone, as 1.", flag=name)
+        made.ignored.append(f"{name} ({why})")
 
     def _switched(self, canonical: str, value: str) -> str:
         """`--flag=false` → `--no-flag`."""

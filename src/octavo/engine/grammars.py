@@ -70,6 +70,7 @@ class Grammars:
         self._number = 0
         self._keys: dict[str, bytes] = {}  # of every constrained request in the engine
         self._asked: dict[bytes, StructuredOutputsParams] = {}
+        self._closing: set[bytes] = set()  # of these, those whose answers are to end in time
         self._slots: dict[int, Sequence] = {}
         self._late: dict[int, float] = {}  # slot -> since when its mask is waited for
         self._news: list[tuple[int, int]] = []
@@ -83,9 +84,9 @@ class Grammars:
 
     def ask(self, request: Request, again: bool = False) -> None:
         """Have its constraint compiled; settle() tells when it is. Raises what is known of it already."""
-        asked = request.params.structured_outputs
+        asked, closes = request.params.structured_outputs, request.params.grammar_close
         assert asked is not None
-        key = blake2b(msgspec.msgpack.encode(replace(asked, asked_as=None)), digest_size=16).digest()
+        key = blake2b(msgspec.msgpack.encode((replace(asked, asked_as=None), closes)), digest_size=16).digest()
         if key in self._refused:
             raise self._refused[key]
         if len(self._waiting) >= MAX_COMPILING:
@@ -98,7 +99,9 @@ class Grammars:
         self._waiting[self._number] = _Waiting(request, key, again)
         self._keys[request.request_id] = key
         self._asked[key] = asked
-        self._post(Compile(self._number, key, asked))
+        if closes:
+            self._closing.add(key)
+        self._post(self._compile(self._number, key))
 
     def cancel(self, request_id: str) -> Request | None:
         """Forget a request that waits; the request, if there is one."""
@@ -198,7 +201,13 @@ class Grammars:
         emitted = sequence.ids[sequence.prompt_len :]
         allowed = None if params.allowed_token_ids is None else list(params.allowed_token_ids)
         key = self._keys[sequence.request_id]
-        return Open(sequence.slot, sequence.opening, key, sequence.prompt_len, emitted, allowed)
+        # Where ids are forbidden beside the constraint, the way to the end may be one that cannot be gone.
+        closes = key in self._closing and allowed is None and not params.bad_words
+        room = sequence.length_limit - sequence.prompt_len if closes else None
+        return Open(sequence.slot, sequence.opening, key, sequence.prompt_len, emitted, allowed, room)
+
+    def _compile(self, number: int, key: bytes) -> Compile:
+        return Compile(number, key, self._asked[key], key in self._closing)
 
     def _start(self) -> None:
         now = self._clock()
@@ -233,6 +242,7 @@ class Grammars:
         key = self._keys.pop(request_id, None)
         if key is not None and key not in self._keys.values():
             del self._asked[key]
+            self._closing.discard(key)
         return key
 
     def _watch(self) -> None:
@@ -288,12 +298,12 @@ class Grammars:
             return
         failed = {id(sequence) for sequence, _ in self._failures}
         for waiting_number, waiting in self._waiting.items():
-            self._post(Compile(waiting_number, waiting.key, self._asked[waiting.key]))
+            self._post(self._compile(waiting_number, waiting.key))
         waits = {waiting.request.request_id for waiting in self._waiting.values()}
         for request_id, key in self._keys.items():
             if request_id not in waits:  # compiled before; nobody waits for the answer
                 self._number += 1
-                self._post(Compile(self._number, key, self._asked[key]))
+                self._post(self._compile(self._number, key))
         for sequence in self._slots.values():
             if id(sequence) not in failed:
                 self._post(self._open(sequence))

@@ -110,7 +110,7 @@ class ErrorRecord(msgspec.Struct, frozen=True):
     message: str
     status: int
     param: str | None = None
-    code: str | int | None = None
+    code: str | None = None
     retry_after: float | None = None
     exit_code: int = 1
 

@@ -31,6 +31,8 @@ LIMITS: Mapping[str, Any] = {
     "initial_lexer_fuel": 200_000, "step_lexer_fuel": 200_000, "step_max_items": 50_000, "max_items_in_row": 2_000,
     "max_lexer_states": 50_000, "max_grammar_size": 200_000, "verbose_errors": False,
 }  # fmt: skip
+# Of a constraint whose answers are to end in time: many masks are made for an id (closing.py), 1.5 ms each at most.
+CLOSING_LIMITS: Mapping[str, Any] = {**LIMITS, "step_lexer_fuel": 20_000, "step_max_items": 5_000}
 UNSUPPORTED = "unsupported_schema_keyword"  # the code of such an error
 # Formats of JSON Schema. Any other says nothing of what is valid, so that it is left out; of these the library knows
 # most and refuses the others by name.
@@ -97,13 +99,16 @@ class Compiler:
         import llguidance  # 60 ms, and only where an answer is constrained
 
         self._library = llguidance
+        self.vocabulary = vocabulary
         self._special = vocabulary.special_names()
         wrapper = llguidance.TokenizerWrapper(_AsTheLibraryWants(vocabulary))
         eos = [each for each in vocabulary.eos_ids if each < len(vocabulary.tokens)]
         self._tokenizer = llguidance.LLTokenizer(wrapper, n_vocab=len(vocabulary.tokens), eos_token=eos)
-        self._limits = llguidance.LLParserLimits(**LIMITS)
+        self._limits = {
+            closes: llguidance.LLParserLimits(**(CLOSING_LIMITS if closes else LIMITS)) for closes in (False, True)
+        }
 
-    def compile(self, asked: StructuredOutputsParams) -> LLMatcher:
+    def compile(self, asked: StructuredOutputsParams, closes: bool = False) -> LLMatcher:
         """A matcher at its beginning; copies of it are cheap. InvalidRequest says what is wrong with the constraint."""
         try:
             text = self.source(asked)
@@ -111,7 +116,7 @@ class Compiler:
             raise refusal(asked.name, str(error)) from None
         except RecursionError:
             raise refusal(asked.name, "it is nested too deeply") from None
-        matcher = self._library.LLMatcher(self._tokenizer, text, log_level=0, limits=self._limits)
+        matcher = self._library.LLMatcher(self._tokenizer, text, log_level=0, limits=self._limits[closes])
         if matcher.is_error():
             raise refusal(asked.name, *_explained(matcher.get_error()))
         return matcher

@@ -24,16 +24,19 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Compile(msgspec.Struct, tag=True, frozen=True):
-    """Compile this, answer with Compiled, and keep it while it is in use: until as many Drops have come."""
+    """Compile this, answer with Compiled, and keep it while it is in use: until as many Drops have come. closes: for
+    answers that are to end in time."""
 
     number: int
     key: bytes
     asked: StructuredOutputsParams
+    closes: bool = False
 
 
 class Open(msgspec.Struct, tag=True, frozen=True):
     """A sequence enters a slot: so many ids of the prompt, then those emitted. opening: a number that its masks carry,
-    so that one made for who was there before does not count. allowed: ids that it may have at all."""
+    so that one made for who was there before does not count. allowed: ids that it may have at all. room: ids that it
+    may have in all, the emitted ones among them, where it is to end in time."""
 
     slot: int
     opening: int
@@ -41,6 +44,7 @@ class Open(msgspec.Struct, tag=True, frozen=True):
     prompt: int
     emitted: list[int]
     allowed: list[int] | None = None
+    room: int | None = None
 
 
 class Feed(msgspec.Struct, tag=True, frozen=True):
@@ -66,7 +70,7 @@ class Compiled(msgspec.Struct, frozen=True):
     number: int
     error: str | None = None
     param: str | None = None
-    code: str | int | None = None
+    code: str | None = None
 
 
 Command = Compile | Open | Feed | Close | Drop

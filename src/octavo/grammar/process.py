@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ import msgspec
 
 from octavo.checkpoints.checkpoint import open_checkpoint
 from octavo.errors import InvalidRequest, OctavoError
+from octavo.grammar.closing import Closing, Ends
 from octavo.grammar.matcher import Compiler, Vocabulary, refusal
 from octavo.grammar.messages import Close, Command, Compile, Compiled, Drop, Feed, Frames, Open, Start, commands, frame
 from octavo.grammar.table import FAILED, MAY_FOLLOW, MUST_END, MaskTable, bits
@@ -45,30 +47,42 @@ _PR_SET_PDEATHSIG = 1
 
 
 class _Slot:
-    """A sequence: its matcher, how many ids it has, and what its last mask took."""
+    """A sequence: its matcher, how many ids it has, what its last mask took, and what sees to its end, if anything."""
 
-    def __init__(self, order: Open, matcher: LLMatcher, allowed: Any) -> None:
+    def __init__(self, order: Open, matcher: LLMatcher, allowed: Any, closing: Closing | None) -> None:
         self.opening, self.known = order.opening, order.prompt + len(order.emitted)
-        self.matcher, self.allowed = matcher, allowed
+        self.matcher, self.allowed, self.closing = matcher, allowed, closing
         self.nanoseconds = 0
+
+    def take(self, token: int) -> None:
+        """The next id."""
+        self.matcher.consume_token(token)
+        if self.closing is not None:
+            self.closing.take(self.matcher, token)
 
 
 class Masks:
     """The matchers of all slots. One thread uses it."""
 
-    def __init__(self, table: MaskTable) -> None:
-        self._table = table
+    def __init__(self, table: MaskTable, vocabulary: Vocabulary | None = None) -> None:
+        """vocabulary: None where no answer is to end in time."""
+        self._table, self._vocabulary = table, vocabulary
         self._slots: dict[int, _Slot] = {}
+
+    @cached_property
+    def _ends(self) -> Ends:
+        assert self._vocabulary is not None
+        return Ends(self._vocabulary)
 
     def open(self, order: Open, matcher: LLMatcher) -> None:
         """`matcher` stands at the beginning of the constraint."""
         allowed = None if order.allowed is None else bits(order.allowed, self._table.words)
-        slot = _Slot(order, matcher.deep_copy(), allowed)
-        self._slots[order.slot] = slot
         self._table.clear(order.slot)
         self._table.note_mask(order.slot)
-        if order.emitted:
-            slot.matcher.consume_tokens(order.emitted)
+        closing = None if order.room is None else Closing(self._ends, matcher, order.room)
+        slot = self._slots[order.slot] = _Slot(order, matcher.deep_copy(), allowed, closing)
+        for token in order.emitted:
+            slot.take(token)
         self._write([order.slot])
 
     def feed(self, rows: list[tuple[int, int]]) -> None:
@@ -80,7 +94,7 @@ class Masks:
             slot.known += 1
             self._table.clear(number)
             self._table.note_mask(number)
-            slot.matcher.consume_token(token)
+            slot.take(token)
             self._write([number])
 
     def close(self, number: int) -> None:
@@ -113,6 +127,8 @@ class Masks:
         if slot.allowed is not None and not stopped:
             mask = table.mask(number)
             mask &= slot.allowed
+        if slot.closing is not None and not stopped:
+            stopped = slot.closing.narrow(matcher, table.mask(number))
         return MUST_END if stopped else MAY_FOLLOW
 
 
@@ -168,7 +184,7 @@ class Process:
     def __init__(self, compiler: Compiler, table: MaskTable, answers: int) -> None:
         """answers: the descriptor that they are written to."""
         self._compiler, self._table, self._answers = compiler, table, answers
-        self._masks = Masks(table)
+        self._masks = Masks(table, compiler.vocabulary)
         self._kept = Kept()
         self._asked: dict[bytes, list[int]] = {}  # what is being compiled, and whom it is to be told
         self._early: dict[bytes, dict[int, Open]] = {}  # slots that wait for it
@@ -234,7 +250,7 @@ class Process:
             self._table.note_compile(order.number)
             made: LLMatcher | InvalidRequest
             try:
-                made = self._compiler.compile(order.asked)
+                made = self._compiler.compile(order.asked, order.closes)
             except InvalidRequest as error:
                 made = error
             except BaseException as error:  # a panic of the library is none of Exception

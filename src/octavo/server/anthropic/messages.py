@@ -168,7 +168,8 @@ class _Stream:
             block = {"type": "thinking", "thinking": "", "signature": ""}
         else:
             block = {"type": "tool_use", "id": _tool_id(event.id or ""), "name": event.name or "", "input": {}}
-        return _sse("content_block_start", {"index": self._index, "content_block": block})
+        started = _sse("content_block_start", {"index": self._index, "content_block": block})
+        return started if self._index else started + PING  # as their own servers have it
 
     def _closed(self) -> list[bytes]:
         if self._open is None:
