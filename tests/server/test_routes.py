@@ -198,6 +198,15 @@ def test_the_schema_lists_every_route_and_parameter(live: Live) -> None:
     assert set(references) <= set(schemas)
 
 
+def test_the_page_of_routes_needs_nothing_else(live: Live) -> None:
+    """Every route stands in it; no script, and nothing that is fetched."""
+    answer = httpx.get(f"{live.url}/docs")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert all(f"</b> {entry.label}</code>" in answer.text for entry in ROUTES)
+    assert not any(word in answer.text for word in ("<script", "src=", "http", "@import", "<link"))
+    assert "<code>grammar_close</code>" in answer.text
+
+
 # -- what is told ------------------------------------------------------------------------------------------------------
 
 

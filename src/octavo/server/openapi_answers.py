@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 JSON, EVENTS, LINES = "application/json", "text/event-stream", "application/x-ndjson"
-PLAIN, BYTES = "text/plain", "application/octet-stream"
+PLAIN, HTML, BYTES = "text/plain", "text/html", "application/octet-stream"
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
@@ -125,7 +125,7 @@ ANSWERS: dict[str, Schema] = {
 # Path of a route -> a name above, or a content type; "POST /x" where methods differ.
 _OF: dict[str, str] = {
     "/": PLAIN, "/health": "Status", "/ready": "Status", "/readyz": "Status", "/ping": "Status", "/live": "Status",
-    "/version": "Version", "/metrics": PLAIN, "/openapi.json": "OpenApi",
+    "/version": "Version", "/metrics": PLAIN, "/openapi.json": "OpenApi", "/docs": HTML,
     "/v1/models": "ModelList", "/v1/models/{id}": "Model", "/v1/chat/completions": "ChatCompletion",
     "/v1/completions": "Completion", "/v1/stream/{id}": EVENTS, "/v1/responses": "Response",
     "/v1/responses/input_tokens": "InputTokens", "/v1/responses/{id}": "Response",

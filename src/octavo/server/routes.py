@@ -43,6 +43,7 @@ from octavo.server.openai.responses import cancel_response, input_items, input_t
 from octavo.server.openai.schema import ChatBody, CompletionBody
 from octavo.server.openai.wire import take_up
 from octavo.server.openapi import Operation, document
+from octavo.server.openapi_page import page
 from octavo.server.submit import Front
 from octavo.server.usage import usage
 from octavo.server.vllm import admin
@@ -125,6 +126,11 @@ async def openapi(request: Request) -> Response:
     return _json(document([entry.operation for entry in ROUTES]))
 
 
+async def docs(request: Request) -> Response:
+    """That document as a page."""
+    return Response(page(document([entry.operation for entry in ROUTES])), media_type="text/html")
+
+
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
     front: Front = request.app.state.front
@@ -142,6 +148,7 @@ ROUTES = (
     Entry("/version", ("GET",), version, public=True),
     Entry("/metrics", ("GET",), metrics),
     Entry("/openapi.json", ("GET",), openapi),
+    Entry("/docs", ("GET",), docs),
     Entry("/v1/models", ("GET",), models),
     Entry("/v1/models/{id:path}", ("GET",), model),
     Entry("/v1/chat/completions", ("POST",), chat, body=ChatBody),
