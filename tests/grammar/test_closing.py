@@ -43,8 +43,7 @@ OTHERS: list[tuple[Asked, str]] = [
 
 
 def least(asked: Asked) -> int:
-    start = compiler().compile(asked, True)
-    way = ENDS.walk(start, 0)[0] or ENDS.walk(start, 0, stray=True)[0]
+    way = ENDS.least(asked.text.encode(), compiler().compile(asked, True))
     assert way is not None
     return len(way)
 
@@ -52,7 +51,7 @@ def least(asked: Asked) -> int:
 def answer(asked: Asked, room: int, dice: random.Random, begun: list[int] | None = None) -> tuple[list[int], bool]:
     """Ids, each one of those allowed by chance; whether it ended by itself. begun: what it has already."""
     start = compiler().compile(asked, True)
-    matcher, closing = start.deep_copy(), Closing(ENDS, start, room)
+    matcher, closing = start.deep_copy(), Closing(ENDS, ENDS.least(asked.text.encode(), start), room)
     mask = np.zeros((len(TOKENS) + 31) // 32, np.uint32)
     ids: list[int] = []
     while len(ids) < room:
@@ -113,7 +112,8 @@ def test_where_not_even_the_least_answer_has_room_nothing_is_tried() -> None:
     asked = Asked(json=PERSON)
     room = least(asked)
     matcher = compiler().compile(asked, True)
-    closing, free = Closing(ENDS, matcher, room), np.frombuffer(matcher.compute_bitmask(), np.uint32).copy()
+    closing = Closing(ENDS, ENDS.least(asked.text.encode(), matcher), room)
+    free = np.frombuffer(matcher.compute_bitmask(), np.uint32).copy()
     mask = free.copy()
     assert closing.narrow(matcher, mask) is False and (mask == free).all()
 
@@ -122,7 +122,7 @@ def test_far_from_the_limit_nothing_is_changed() -> None:
     """Until HORIZON ids before it, masks are those of the constraint."""
     asked = Asked(json={"type": "array", "items": {"type": "integer"}})
     start = compiler().compile(asked, True)
-    matcher, closing = start.deep_copy(), Closing(ENDS, start, HORIZON + 20)
+    matcher, closing = start.deep_copy(), Closing(ENDS, ENDS.least(b"", start), HORIZON + 20)
     for at in range(20):
         free = np.frombuffer(matcher.compute_bitmask(), np.uint32).copy()
         mask = free.copy()

@@ -10,6 +10,7 @@ so that an answer is the same in every batch and after a restart.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +30,7 @@ TRIED = 4  # ids that open something, the shortest, of which it is found out whe
 FEW = 16  # ids that may follow, at most, for all of them to be tried: keys, values of an enum
 SPARE = 4  # ids that one id may add to the way without opening anything: a letter of several bytes, an escape
 STEPS = 16_000  # ids that are walked for one answer
+KEPT = 256  # constraints whose least answers are known
 OUTSIDE, INSIDE, ESCAPED = 0, 1, 2  # where JSON stands: of a string, or behind a backslash in one
 Mask = npt.NDArray[np.uint32]
 Way = tuple[int, ...]
@@ -57,6 +59,7 @@ class Ends:
         short = [by_bytes[each] for each in (*words, *letters) if each in by_bytes]
         self._short = np.array(short, np.int64)
         onward = [by_bytes[each] for each in (b"{}", b"[]", b":", b",") if each in by_bytes]
+        self._least: dict[bytes, Way | None] = {}
         self._onward = np.array(onward, np.int64)  # outside of strings, where nothing may be closed
 
     def opening(self, place: int) -> Mask:
@@ -81,6 +84,15 @@ class Ends:
                 place = INSIDE - place
         return place
 
+    def least(self, key: bytes, matcher: LLMatcher) -> Way | None:
+        """The way of a whole answer. key: of the constraint, at whose beginning the matcher stands."""
+        if key not in self._least:
+            if len(self._least) == KEPT:
+                del self._least[next(iter(self._least))]
+            way, _ = self.walk(matcher, OUTSIDE)
+            self._least[key] = self.walk(matcher, OUTSIDE, stray=True)[0] if way is None else way
+        return self._least[key]
+
     def walk(self, matcher: LLMatcher, place: int, stray: bool = False) -> tuple[Way | None, int]:
         """Ids that fulfil the constraint from where the matcher stands, and how many were walked. None: there are too
         many of them, or no end was found. stray: take another turn wherever the same may follow as before, so as not to
@@ -91,8 +103,9 @@ class Ends:
             if len(way) == LONGEST_WAY:
                 return None, len(way)
             data = here.compute_bitmask()
-            ways = self._choices(np.frombuffer(data, np.uint32)[: self._words], place, seen[data] > 0)
-            if not ways or not here.consume_token(token := ways[seen[data] % len(ways)]):
+            turn = seen[data] if stray else 0
+            ways = self._choices(np.frombuffer(data, np.uint32)[: self._words], place, turn > 0)
+            if not ways or not here.consume_token(token := ways[turn % len(ways)]):
                 return None, len(way)
             if stray:
                 seen[data] += 1
@@ -125,14 +138,14 @@ class Ends:
 class Closing:
     """One answer on its way to its end. room: ids that it may have in all, its end id among them."""
 
-    def __init__(self, ends: Ends, matcher: LLMatcher, room: int) -> None:
-        """matcher: at the beginning of the constraint."""
+    def __init__(self, ends: Ends, least: Way | None, room: int) -> None:
+        """least: the way of a whole answer."""
         self._ends, self._left, self._steps = ends, room, STEPS
         self._place = OUTSIDE
-        self._way = self._walk(matcher, OUTSIDE)
+        self._way = least
         # Nothing is tried where not even the least answer has room.
-        self._hopeless = self._way is None or len(self._way) >= room
-        self._horizon = max(HORIZON, 2 * len(self._way or ()))
+        self._hopeless = least is None or len(least) >= room
+        self._horizon = max(HORIZON, 2 * len(least or ()))
 
     def take(self, matcher: LLMatcher, token: int) -> None:
         """The answer has this id, which the matcher has consumed."""
@@ -148,7 +161,7 @@ class Closing:
         if not self._near or self._way is None:
             return False
         ends, needed = self._ends, len(self._way) + 1  # with the end id
-        first = bits(self._way[:1], len(mask)) if self._way else ends.eos
+        first = _some(self._way[:1], len(mask)) if self._way else ends.eos
         if self._left <= needed + SPARE:
             mask[:] = first
             return not self._way
@@ -156,7 +169,7 @@ class Closing:
         doubtful = mask.copy() if few is not None else ends.opening(self._place)
         tried = few if few is not None else ends.shortest(mask & doubtful) if self._place == OUTSIDE else []
         fit = [each for each in tried if self._has_room(matcher, each)]
-        mask &= ~doubtful | first | bits(fit, len(mask))
+        mask &= ~doubtful | first | _some(fit, len(mask))
         return False
 
     @property
@@ -187,6 +200,14 @@ def _fulfils(matcher: LLMatcher, way: Way) -> bool:
     """Whether these ids fulfil the constraint."""
     here = matcher.deep_copy()
     return here.try_consume_tokens([*way]) == len(way) and bool(here.is_accepting())
+
+
+def _some(ids: Sequence[int], words: int) -> Mask:
+    """A mask of a few ids."""
+    made = np.zeros(words, np.uint32)
+    for each in ids:
+        made[each >> 5] |= np.uint32(1 << (each & 31))
+    return made
 
 
 def ids_of(mask: Mask, most: int) -> list[int] | None:

@@ -79,7 +79,9 @@ class Masks:
         allowed = None if order.allowed is None else bits(order.allowed, self._table.words)
         self._table.clear(order.slot)
         self._table.note_mask(order.slot)
-        closing = None if order.room is None else Closing(self._ends, matcher, order.room)
+        closing = None
+        if order.room is not None:
+            closing = Closing(self._ends, self._ends.least(order.key, matcher), order.room)
         slot = self._slots[order.slot] = _Slot(order, matcher.deep_copy(), allowed, closing)
         for token in order.emitted:
             slot.take(token)
