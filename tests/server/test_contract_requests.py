@@ -31,7 +31,7 @@ TYPES = {  # status -> type; of the statuses that are left server_error
 
 
 def post(live: Live, path: str, **body: Any) -> httpx.Response:
-    return httpx.post(live.url + path, json=body, timeout=60)
+    return httpx.post(live.url + path, json=body, timeout=120)
 
 
 # -- errors ------------------------------------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def refused(live: Live) -> list[httpx.Response]:
         url = live.url + entry.path
         made += [httpx.post(url, content=content) for content in (b"{", b"[]", b"\xff", b'"x"')]
         made.append(httpx.post(url, content=b"{}", headers={"content-encoding": "zstd"}))
-        if not entry.admin:
+        if "model" in entry.body.__struct_fields__ and not entry.admin:
             made.append(httpx.post(url, json={"model": "gpt-4", "messages": HELLO, "input": "x", "prompt": "x"}))
         made.append(httpx.put(url, json={}))
         made.append(httpx.post(url + "/nothing/there", json={}))
