@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import jsonschema_rs
 import numpy as np
 
 from octavo import LLM, SamplingParams, StructuredOutputsParams
@@ -35,8 +36,9 @@ from octavo.start import find_model
 STREAMS = 32
 MESSAGES = [{"role": "user", "content": "Write one short example of what the schema asks for, as JSON."}]
 RUNS = ({"temperature": 0.0}, {"temperature": 1.0})
-VALID, CUT, INVALID, ONE_OF, FAILED = (
+VALID, ONE_SAYS, CUT, INVALID, ONE_OF, FAILED = (
     "valid",
+    "valid by the second validator",
     "cut off by its length",
     "INVALID",
     "valid but for oneOf",
@@ -209,7 +211,7 @@ def told(output: Any) -> tuple[str, str, list[int]]:
 
 
 def judge(schema: dict[str, Any], text: str, finish: str) -> str:
-    """What an answer is worth, by a validator that has nothing to do with ours."""
+    """What an answer is worth, by validators that have nothing to do with ours."""
     if finish != "stop":
         return CUT if finish == "length" else FAILED
     try:
@@ -218,12 +220,22 @@ def judge(schema: dict[str, Any], text: str, finish: str) -> str:
         return INVALID
     if holds(schema, value):
         return VALID
+    if holds_in_rust(schema, value):
+        return ONE_SAYS
     return ONE_OF if holds(as_any_of(schema), value) else INVALID
 
 
 def holds(schema: dict[str, Any], value: Any) -> bool:
     kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
     return bool(kind(schema).is_valid(value))
+
+
+def holds_in_rust(schema: dict[str, Any], value: Any) -> bool:
+    """By a second one, whose patterns are ECMA's as JSON Schema has them: Python's \\s takes control characters."""
+    try:
+        return bool(jsonschema_rs.is_valid(schema, value))
+    except ValueError:  # it does not take the schema
+        return False
 
 
 def as_any_of(schema: Any) -> Any:

@@ -48,6 +48,17 @@ def test_choices(words: set[str], steer: list[int]) -> None:
     assert walk(Asked(choice=sorted(words)), right, steer) in right
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_so_many_tags_at_most(most: int) -> None:
+    tags = [{"type": "tag", "begin": f"<{name}", "content": {"type": "regex", "pattern": "[12]"}} for name in "ab"]
+    part = {"type": "tags_with_separator", "tags": tags, "separator": ",", "at_least_one": True, "at_most": most}
+    one = [f"<{name}{digit}" for name in "ab" for digit in "12"]
+    words = {",".join(each).encode() for count in range(1, most + 1) for each in itertools.product(one, repeat=count)}
+    for seed in range(20):
+        asked = Asked(structural_tag={"type": "structural_tag", "format": part})
+        assert walk(asked, words, [seed * 7 + turn for turn in range(12)]) in words
+
+
 REGEX = ["[ab]{1,3}c?", "(ab|a|bc)*?c{0,2}", "a(bc)?|(re|red|green)b", "[^a-z]?ab", "^a?b$", "(?i)red", r"\d\.1?"]
 ALPHABET = "abcrednRED01. "
 

@@ -11,8 +11,9 @@ from octavo.errors import InvalidRequest
 from octavo.request import Reasoning
 from octavo.sampling_params import SamplingParams
 from octavo.structured_outputs import StructuredOutputsParams
-from octavo.text.parsers.constrained import must_call, strict_calls
+from octavo.text.parsers.constrained import MOST_CALLS, must_call, strict_calls
 from octavo.text.parsers.detect import names, think_format, tool_format
+from octavo.text.parsers.hermes import HERMES
 from octavo.text.parsers.splitter import Parsing
 from tests.text.test_conversation import TOOL, USER, asked, parsing_of, with_template
 from tests.text.test_parsers import FUNCTIONS, read
@@ -39,7 +40,7 @@ def written(part: Any) -> str:
     if kind == "or":
         return written(part["elements"][0])
     tags = [f"{tag['begin']}{ARGUMENTS[name]}{tag['end']}" for name, tag in zip(ARGUMENTS, part["tags"], strict=False)]
-    return str(part["separator"]).join(tags[: 1 if part["stop_after_first"] else None])
+    return str(part["separator"]).join(tags[: part["at_most"]])
 
 
 @pytest.mark.parametrize("name", [name for name in names()[0] if name != "harmony"])
@@ -54,6 +55,26 @@ def test_what_is_let_through_is_read(name: str, opened: bool) -> None:
         calls = [[name, ARGUMENTS[name]] for name in ("weather", "time")]
         assert said.calls == calls[: 1 if single else 2] and not said.text
         assert said.reasoning == ("." if opened else "")
+
+
+def test_the_beginning_of_a_demanded_call_is_no_text() -> None:
+    """The tokens of an answer may end anywhere in it: clients would show what is cut off as words."""
+    parsing = (
+        with_template("Qwen-Qwen2.5-7B-Instruct").prepare(asked([USER], tools=[TOOL], tool_choice="required")).parsing
+    )
+    assert parsing is not None
+    whole = f'<tool_call>\n{{"name": "weather", "arguments": {ARGUMENTS["weather"]}}}\n</tool_call>'
+    for end in range(len(whole)):
+        said = read(parsing, [f"{whole}\n{whole[:end]}"])
+        assert not said.text and said.calls[0] == ["weather", ARGUMENTS["weather"]]
+        assert not read(parsing, [whole[:end]]).text
+
+
+def test_an_answer_that_must_call_comes_to_an_end() -> None:
+    """Small models go on calling as long as they may."""
+    for functions, most in (([WEATHER, TIME], MOST_CALLS), ([WEATHER] * 12, 12)):
+        constraint, _ = must_call(HERMES, None, False, functions, False)
+        assert format_of(constraint)["elements"][0]["at_most"] == most
 
 
 def test_a_choice_of_calls_is_held_to() -> None:

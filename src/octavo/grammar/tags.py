@@ -159,10 +159,14 @@ class TagWriter:
         return self._rule(f"({' | '.join(parts)}){'+' if least else '*'} {self._rule(TEXT)}")
 
     def _separated(self, part: Json, depth: int) -> str:
-        """Tags and nothing else, with a text between them."""
+        """Tags and nothing else, with a text between them. at_most, which is ours, is how many of them."""
         one = self._or([self._tag(tag, depth) for tag in _objects(part, "tags")])
-        more = f"{one} ({self.literal(_text(part, 'separator', True))} {one})*"
-        made = one if part.get("stop_after_first") else more
+        most = 1 if part.get("stop_after_first") else part.get("at_most")
+        if most is not None and (type(most) is not int or not 1 <= most <= MAX_PARTS):
+            raise GrammarError(f"at_most must be a whole number from 1 to {MAX_PARTS}")
+        times = "*" if most is None else f"{{0,{most - 1}}}"
+        more = f"{one} ({self.literal(_text(part, 'separator', True))} {one}){times}"
+        made = one if most == 1 else more
         return self._rule(made if part.get("at_least_one") else f'"" | {made}')
 
 

@@ -122,7 +122,7 @@ class Conversations:
             text, opened = f"{text.rstrip()}\n\n{think.end}\n\n", False
         offered = [each["function"] for each in functions]
         single = not chat.parallel_tool_calls or chat.tool_choice not in TOOL_CHOICES
-        constraint = chat.params.structured_outputs
+        constraint, demanded = chat.params.structured_outputs, False
         if chat.tool_choice not in ("auto", "none"):
             if constraint is not None:
                 raise InvalidRequest(
@@ -131,6 +131,7 @@ class Conversations:
             forced = [each for each in offered if chat.tool_choice in ("required", each["name"])]
             thinks = think if wanted.enabled is not False else None
             constraint, tools = must_call(tools or HERMES, thinks, opened, forced, single)
+            demanded = True
             think = None if think is not None and think.channels else think
         elif constraint is not None and opened and think is not None:
             constraint = behind_reasoning(constraint, think)
@@ -139,7 +140,7 @@ class Conversations:
         if tools is None and think is None:
             return ReadyPrompt(text, None, told, constraint)
         schemas = {each["name"]: each["parameters"] for each in offered}
-        parsing = Parsing(tools, think, opened, schemas, single, wanted.budget, wanted.exclude)
+        parsing = Parsing(tools, think, opened, schemas, single, wanted.budget, wanted.exclude, demanded)
         return ReadyPrompt(text, parsing, told, constraint)
 
     def _variables(self, wanted: Reasoning) -> dict[str, Any]:

@@ -18,6 +18,7 @@ Part = dict[str, Any]
 Function = Mapping[str, Any]  # name, parameters, perhaps strict
 _ANY_OBJECT = {"type": "object"}
 _TEXT: Part = {"type": "any_text"}
+MOST_CALLS = 8  # of an answer that must call; more where more functions are offered. Small models do not find an end
 
 
 def must_call(
@@ -34,7 +35,7 @@ def must_call(
         "tags": [_tag(used, function, function["parameters"]) for function in functions],
         "separator": written.separator,
         "at_least_one": True,
-        "stop_after_first": single,
+        "at_most": 1 if single else max(MOST_CALLS, len(functions)),
     }
     calls = _sequence(_constant(written.before), calls, _constant(written.after))
     if think is not None and not think.channels:

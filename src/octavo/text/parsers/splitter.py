@@ -43,7 +43,8 @@ class Parsing:
     """How one answer is to be read.
 
     reasoning: the prompt has opened it. functions: name -> parameters of those that may be called. single: nothing
-    counts behind the first call. budget: tokens of reasoning, see async_llm. exclude: reasoning is not told.
+    counts behind the first call. budget: tokens of reasoning, see async_llm. exclude: reasoning is not told. demanded:
+    the answer is held to be calls, so that what is no call is the beginning of one that its tokens cut off.
     """
 
     tools: ToolFormat | None = None
@@ -53,6 +54,7 @@ class Parsing:
     single: bool = False
     budget: int | None = None
     exclude: bool = False
+    demanded: bool = False
 
     @cached_property
     def shown(self) -> frozenset[str]:
@@ -189,6 +191,8 @@ class Splitter:
 
     def write(self, text: str) -> None:
         """Text. White space at its end waits: before a call it is dropped."""
+        if self._parsing.demanded:
+            return
         if self._parsing.tools is None:
             self._piece(Kind.TEXT, self._held() + text)
         else:
