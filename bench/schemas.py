@@ -154,6 +154,8 @@ def reason(message: str) -> str:
     why = message.removeprefix("structured_outputs.json: ").rstrip(".")
     if "keywords" in why:
         return "keyword " + why.rpartition(": ")[2]
+    if "as it stands" in why:
+        return "keyword " + why.partition(" is not")[0] + " as it stands there"
     if "bytes" in why:
         return "larger than 64 KiB"
     return why.split("'")[0].split('"')[0].partition("(")[0].strip()[:60]

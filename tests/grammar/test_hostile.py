@@ -128,6 +128,21 @@ def test_unsupported_keywords_are_named(schema: dict[str, Any], keywords: list[s
     assert set(keywords) <= set(caught.value.message.rpartition(": ")[2].rstrip(".").split(", "))
 
 
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"properties": {"a": {"type": "string", "pattern": "^(?!a)b$"}}}, "pattern"),
+        ({"type": "string", "format": "uri-template"}, "format"),
+        ({"type": "object", "properties": {"a": {}}, "minProperties": 1}, "minProperties"),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a", "type": "object"}}}, "$ref"),
+    ],
+)
+def test_keywords_whose_values_are_unsupported_are_named(schema: dict[str, Any], keyword: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        compiler().compile(Asked(json=schema))
+    assert caught.value.code == UNSUPPORTED and keyword in caught.value.message.partition("is not supported")[0]
+
+
 def test_formats_that_are_nobodys_are_no_constraint() -> None:
     schema = {
         "type": "object",

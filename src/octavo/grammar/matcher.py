@@ -40,6 +40,12 @@ FORMATS = frozenset((
     "date-time", "time", "date", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4", "ipv6", "uri",
     "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer", "relative-json-pointer", "regex",
 ))  # fmt: skip
+# Words of the library about a keyword that it knows but cannot enforce -> the keyword.
+_SIGNS = (
+    ("regex parse error", "pattern"), ("in regex", "pattern"), ("Unknown format", "format"), ("Resource '", "$ref"),
+    ("circular references", "$ref"), ("min/maxProperties", "minProperties or maxProperties"),
+    ("integer range", "minimum or maximum"),
+)  # fmt: skip
 _LARK = re.compile(r"^\s*(%llguidance\b|start\s*(\[[^\]]*\])?\s*:(?!:=))", re.M)
 _UNSUPPORTED = re.compile(r"Unimplemented keys: \[(.*?)\]")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
@@ -118,7 +124,7 @@ class Compiler:
             raise refusal(asked.name, "it is nested too deeply") from None
         matcher = self._library.LLMatcher(self._tokenizer, text, log_level=0, limits=self._limits[closes])
         if matcher.is_error():
-            raise refusal(asked.name, *_explained(matcher.get_error()))
+            raise refusal(asked.name, *_explained(matcher.get_error(), asked.kind in ("json", "json_object")))
         return matcher
 
     def source(self, asked: StructuredOutputsParams) -> str:
@@ -174,14 +180,16 @@ def _without_unknown_formats(schema: Any) -> Any:
     }
 
 
-def _explained(error: str) -> tuple[str, str | None]:
-    """The library's words, short and without its drawings of the place; and a code."""
+def _explained(error: str, of_schema: bool) -> tuple[str, str | None]:
+    """The library's words, short and without its drawings of the place, with the keyword of a schema; and a code."""
     keys = _UNSUPPORTED.search(error)
     if keys is not None:
         names = ", ".join(_QUOTED.findall(keys.group(1)))
         return f"the schema has keywords that are not supported: {names}", UNSUPPORTED
     lines = [line.strip() for line in error.splitlines() if "|" not in line and line.strip(" ^")]
-    return (" ".join(lines)[:200] or "it is not understood").rstrip("."), None
+    words = (" ".join(lines)[:200] or "it is not understood").rstrip(".")
+    named = next((keyword for sign, keyword in _SIGNS if sign in error), None) if of_schema else None
+    return (words, None) if named is None else (f"{named} is not supported as it stands there: {words}", UNSUPPORTED)
 
 
 @dataclass(frozen=True)
