@@ -153,6 +153,11 @@ def python_share() -> str:
     return f"{100 * decode['python'] / decode['seconds']:.1f} % of a decode step of {1e3 * decode['seconds']:.2f} ms"
 
 
+def soak() -> str:
+    """The last line of an hour's soak, which ends with an error if anything was lost, wrong or left."""
+    return command(sys.executable, "-m", "bench.soak", "--minutes", "60").strip().splitlines()[-1]
+
+
 RATIO = (Limit(r"ratio\s+([\d.]+)", 1.005, 1.005),)
 OTHERS = {"gemma": GEMMA, "qwen-0.5b": SMALL_QWEN, "qwen-1.5b": QWEN}  # the default model has its own row
 BARS = (
@@ -183,6 +188,20 @@ BARS = (
     Bar(
         "shares", "6.6", "two keys of weights 3 : 1 that ask for more than there is: tokens 3 : 1 within 5 %",
         bench("shares.py"), (Limit(r"([\d.]+) % off", 5, 2),),
+    ),
+    Bar(
+        "overload", "6.4, 6.6",
+        "5 × capacity for a minute: goodput ≥ 95 %, no 5xx; 1,000 connections, 100 stalled readers and hostile "
+        "constraints change the p99 gap of others by ≤ 10 %",
+        bench("overload.py"),
+        (
+            Limit(r"goodput ([\d.]+)%", 95, 98, most=False), Limit(r"wait p99 ([\d.]+)", 1.5, 1),
+            *(Limit(rf"{kind} ([+-][\d.]+)%", 10, 5) for kind in ("connections", "readers", "constraints")),
+        ),
+    ),
+    Bar(
+        "soak", "6.8", "an hour of everything: memory < 1 MiB per 10,000 requests, nothing lost, wrong or left",
+        soak, tuple(Limit(rf"{name} ([+-][\d.]+)", 1, 0.5) for name in ("front", "engine", "grammar")),
     ),
     Bar(
         "startup", "3.1, 4", "`octavo serve` to the first token, file in the page cache: ≤ 2 s (goal 1 s)",

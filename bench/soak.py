@@ -282,19 +282,22 @@ def report(soak: Soak, left: list[str], deaths: int) -> bool:
     for title, counter in (("became of them", tally.fates), ("kinds", tally.kinds), ("faults", tally.faults)):
         print(f"| {title} | {', '.join(f'{name} {n:,}' for name, n in counter.most_common())} |")
     print(f"| deaths of the engine | {deaths} |\n| left afterwards | {'; '.join(left) or 'nothing'} |")
-    print(
-        "\n| memory of | lives | first MiB | last MiB | MiB per 10,000 requests | over requests |\n" + "|---" * 6 + "|"
-    )
+    columns, slopes = ("memory of", "lives", "first MiB", "last MiB", "MiB per 10,000 requests", "over requests"), []
+    print("\n| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for name, lives in soak.samples.items():
         fitted = slope(lives)
         told, span = ("too short", 0) if fitted is None else (f"{fitted[0]:+.2f}", fitted[1])
-        first, *_, last = [anon for life in lives.values() for _, anon in life] * 2
-        print(f"| {name} | {len(lives)} | {first / MIB:.0f} | {last / MIB:.0f} | {told} | {span:,} |")
+        held = [anon / MIB for life in lives.values() for _, anon in life]
+        print(f"| {name} | {len(lives)} | {held[0]:.0f} | {held[-1]:.0f} | {told} | {span:,} |")
         good &= fitted is None or fitted[0] < BOUND
+        slopes.append(f"{name} {told}")
     for problem in tally.problems[:20]:
         print(f"\n{problem}")
     lost, wrong = tally.fates["lost"], tally.fates["wrong"]
-    print(f"\nlost {lost}, wrong {wrong}, left {len(left)}")
+    print(
+        f"\n{soak.clock.running / 60:.0f} minutes, {tally.requests:,} requests: lost {lost}, wrong {wrong}, "
+        f"left {len(left)}; MiB per 10,000 requests: {', '.join(slopes)}"
+    )
     return good and not (lost or wrong or left)
 
 
@@ -305,10 +308,9 @@ async def measured(live: Live, args: argparse.Namespace) -> bool:
     before, names = await idle(live, requests), shared()
     await soak.run(args.minutes * 60, args.clients, args.fault_every)
     after = await idle(live, requests)
-    good = report(soak, leaks(live, before, after, names), live.log.count("the engine died: "))
-    if errors := [line for line in live.lines if line.startswith("ERROR")]:
-        print(f"\n{len(errors)} errors in the log, the first: {errors[0]}")
-    return good
+    errors = [line for line in live.lines if line.startswith("ERROR")]
+    print(f"{len(errors)} lines of errors in the log" + "".join(f"\n{line.rstrip()}" for line in errors[:3]) + "\n")
+    return report(soak, leaks(live, before, after, names), live.log.count("the engine died: "))
 
 
 def main() -> None:
