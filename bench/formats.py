@@ -22,9 +22,9 @@ from octavo.execution.ceilings import Ceilings, measure
 from octavo.execution.layout import HEADER, step_layout
 from octavo.execution.tape import Image, Word, buffer, dimension, immediate, node_tape
 from octavo.kernels import library
-from octavo.ops.quantize import act_row_bytes
+from octavo.ops.quantize import GROUP, act_row_bytes
 from octavo.quantization.format import FORMATS, format_named
-from octavo.quantization.panels import PANEL, layout_for, pack, packed_bytes
+from octavo.quantization.panels import PANEL, kernel_name, layout_for, pack, packed_bytes
 
 K = 2048
 ROWS = (1, 32, 512)
@@ -59,7 +59,7 @@ class Bench:
         self.memory = library.region_bytes(self.machine, self.weights, BYTES[1] + 8192)
         self.acts = self.machine.allocate("acts", 512 * K * 4)
         rows = np.random.default_rng(0).standard_normal((512, K)).astype(np.float32)
-        self.rows = {True: library.oracle_quantize(rows), False: rows}
+        self.rows = {span: library.oracle_quantize(rows, span) if span else rows for span in (0, 32, 256)}
         layout = step_layout(rows=512, seqs=1, groups=1, page_ops=1)
         region = self.machine.allocate("step", layout.nbytes)
         self.machine.bind_step(region, list(layout.offsets), 512, 1, layout.bounds["R"], 1, 1)
@@ -83,10 +83,16 @@ class Bench:
         for at in range(0, BYTES[1], piece.size):
             part = self.memory[at : at + piece.size]
             part[:] = piece[: part.size]
-        quantized = format_named(name).split is not None
         view = library.region_bytes(self.machine, self.acts, 512 * K * 4)
-        rows = self.rows[quantized].reshape(-1).view(np.uint8)
+        rows = self.rows[self._span(name)].reshape(-1).view(np.uint8)
         view[: rows.size] = rows
+
+    def _span(self, name: str) -> int:
+        """Values of a row that share a scale; 0 where a format reads floats."""
+        fmt = format_named(name)
+        if fmt.split is None:
+            return 0
+        return layout_for(fmt, K).span if library.sums_super_blocks(self.machine.isa) else GROUP
 
     def run(self, name: str, rows: int, repeats: int) -> tuple[float, int]:
         """Best seconds of one linear, and its columns."""
@@ -94,11 +100,12 @@ class Bench:
         layout = layout_for(fmt, K)
         panels = BYTES[rows] // packed_bytes(layout, PANEL, K)
         columns = panels * PANEL
-        tape = self._tape(fmt.split is not None, layout.id, columns)
+        kernel = kernel_name(layout.id, self._span(name))
+        tape = self._tape(self._span(name), kernel, columns)
         self.step["header"][[HEADER.index("rows"), HEADER.index("logit_rows")]] = rows
         best = float("inf")
-        names = [f"unpack.{layout.id}"] if layout.group and rows > 1 and self.chooses else []
-        names += [f"matrix.{layout.id}"] if names and self.machine.isa == "amx" else []
+        names = [f"unpack.{kernel}"] if layout.group and rows > 1 and self.chooses else []
+        names += [f"matrix.{kernel}"] if names and self.machine.isa == "amx" else []
         built_in = {each: self.machine.tuned(each) for each in names}
         for way in (None, *names, "neither") if names else (None,):
             for each in names:
@@ -111,14 +118,14 @@ class Bench:
             self.machine.tune(each, built_in[each])
         return best, columns
 
-    def _tape(self, quantized: bool, layout: str, columns: int) -> np.ndarray:
+    def _tape(self, span: int, layout: str, columns: int) -> np.ndarray:
         """A linear whose tiles go nowhere: the epilogue is empty."""
         image = Image()
-        stride = act_row_bytes(K) if quantized else K * 4
+        stride = act_row_bytes(K, span) if span else K * 4
         args: list[Word] = [dimension(1, "T"), immediate(K), immediate(0), immediate(0)]
         args += [
             buffer(self.acts, 0, 512 * stride),
-            immediate(int(quantized)),
+            immediate(span),
             immediate(0),
             immediate(0),
             immediate(0),

@@ -23,9 +23,9 @@ from octavo.execution.layout import step_layout
 from octavo.execution.tape import Image, Word, buffer, dimension, immediate, node_tape
 from octavo.kernels import library
 from octavo.ops.moe import BLOCK_BYTES, BLOCK_ROWS, SHARE_ROWS
-from octavo.ops.quantize import act_row_bytes
+from octavo.ops.quantize import GROUP, act_row_bytes
 from octavo.quantization.format import format_named
-from octavo.quantization.panels import LAYOUTS, PANEL, layout_for, pack, packed_bytes
+from octavo.quantization.panels import LAYOUTS, PANEL, SUPER, kernel_name, layout_for, pack, packed_bytes
 
 # Where a block's float16 scales (and minima) stand. They are set so that products are numbers as models have them:
 # random scales may be denormal or infinite, for which what joins gate and up takes three times as long.
@@ -59,20 +59,25 @@ class Shape:
     def expert_bytes(self) -> int:
         return sum(packed_bytes(LAYOUTS[layout], n, k) for layout, n, k in self.matrices)
 
+    def spans(self, sums: bool) -> tuple[int, int]:
+        """Values that share a scale in the rows of gate and up, and of down."""
+        gate, up, down = (LAYOUTS[layout].span if sums else GROUP for layout, _, _ in self.matrices)
+        return min(gate, up), down
+
 
 class Bench:
     """A machine with one stack of experts, read by as many nodes as it takes until every expert had a row."""
 
     def __init__(self, shape: Shape, isa: str, threads: int) -> None:
-        self.shape = shape
+        self.shape, self.spans = shape, shape.spans(library.sums_super_blocks(isa))
         self.machine = library.new_machine(isa=isa, threads=threads, scratch_bytes=SCRATCH)
         layout = step_layout(rows=MOST, seqs=1, groups=1, page_ops=1)
         region = self.machine.allocate("step", layout.nbytes)
         self.machine.bind_step(region, list(layout.offsets), MOST, 1, layout.bounds["R"], 1, 1)
         random = np.random.default_rng(0)
         self.weights = [self._put(self._stack(name, n, k), 8192) for name, (_, n, k) in self._named()]
-        self.acts = self._put(library.oracle_quantize(self._rows(random)))
-        self.inner = self._room(MOST * shape.chosen * act_row_bytes(shape.inner))
+        self.acts = self._put(library.oracle_quantize(self._rows(random), self.spans[0]))
+        self.inner = self._room(MOST * shape.chosen * act_row_bytes(shape.inner, SUPER))
         self.routes, self.active = self._room(8 * MOST * shape.chosen), self._room(64)
         self.out = self._room(4 * MOST * shape.width)
 
@@ -119,14 +124,17 @@ class Bench:
         block = max(16, min(BLOCK_ROWS, BLOCK_BYTES // act_row_bytes(shape.width)))
         head = [dimension(1, "T"), logits, *map(number, (shape.experts, shape.experts, shape.chosen, 0, SHARE_ROWS))]
         args = [*head, self.routes, number(block), self.active]
-        (gate, up, down), acts = self.shape.matrices, (number(1), number(shape.width), number(shape.inner), number(2))
+        (gate, up, down), acts = (
+            self.shape.matrices,
+            (number(self.spans[0]), number(shape.width), number(shape.inner), number(2)),
+        )
         args += [self.acts, *acts]
         for (layout, _, _), weight in zip((gate, up), self.weights, strict=False):
-            args += [weight, image.entry(f"format.{layout}"), number(0)]
+            args += [weight, image.entry(f"format.{kernel_name(layout, self.spans[0])}"), number(0)]
         args += [number(2), image.entry("tile.silu_mul"), number(0)]
-        args += [image.entry("tile.quantize"), number(2), self.inner, number(shape.inner)]
-        args += [self.inner, number(1), number(shape.inner), number(shape.width), number(1)]
-        args += [self.weights[2], image.entry(f"format.{down[0]}"), number(0)]
+        args += [image.entry("tile.quantize"), number(3), self.inner, number(shape.inner), number(self.spans[1])]
+        args += [self.inner, number(self.spans[1]), number(shape.inner), number(shape.width), number(1)]
+        args += [self.weights[2], image.entry(f"format.{kernel_name(down[0], self.spans[1])}"), number(0)]
         return [*args, number(1), image.entry("tile.store"), number(2), self.out, number(shape.width)]
 
     def seconds(self, tape: np.ndarray, rows: int) -> float:

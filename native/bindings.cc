@@ -92,7 +92,7 @@ NB_MODULE(_native, m) {
     return oracle_linear(layout.c_str(), reinterpret_cast<const uint8_t*>(weights), k, panels,
                          reinterpret_cast<const uint8_t*>(acts), rows, reinterpret_cast<float*>(out), ld, fused);
   });
-  m.def("oracle_quantize_row", [](uintptr_t x, int64_t k, uintptr_t row) {
-    oracle_quantize_row(reinterpret_cast<const float*>(x), k, reinterpret_cast<uint8_t*>(row));
+  m.def("oracle_quantize_row", [](uintptr_t x, int64_t k, int64_t span, uintptr_t row) {
+    oracle_quantize_row(reinterpret_cast<const float*>(x), k, span, reinterpret_cast<uint8_t*>(row));
   });
 }

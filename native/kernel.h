@@ -129,18 +129,24 @@ static inline bool take_one(const Run& run, int section, i64 units, Share& share
 // The unit that take_one() will most likely give next: for prefetches.
 static inline i64 next_unit(const Run& run, int section) { return __atomic_load_n(&run.sections[section].next, __ATOMIC_RELAXED); }
 
-// Activations quantized per row and group of 32 (op `quantize`): one after the other the groups of a row, which takes
-// act_row_bytes(K) bytes. A group's figures stand beside its codes: a tile reads a row from one address, and a group that
-// is made touches one or two lines instead of four.
-// scale = max|v| / 127, x = round-to-nearest-even(v * (127 / max|v|)), all zero when max|v| is 0.
-// K is a multiple of 32. Rows of float activations (weights in floats) take K * 4 bytes.
+// Activations quantized per row (op `quantize`): one after the other the groups of 32 of a row, which takes act_row_bytes(K,
+// span) bytes. A group's figures stand beside its codes: a tile reads a row from one address, and a group that is made
+// touches one or two lines instead of four.
+// scale = max|v| / 127, x = round-to-nearest-even(v * (127 / max|v|)), all zero when max|v| is 0. The maximum is that of `span`
+// values: of a group, or of the 8 groups of a super-block where weights need one scale for it (super_tile.h). K is a
+// multiple of the span.
+// Rows of span 256 have as many groups again, of the rests: where a super-block is *wide*, which is when 2 max^2 is more than
+// the sum of its groups' maxima squared, they are round((v * (127 / max) - x) * 128) with a scale of scale / 128; else zeros.
+// Rows of float activations (weights in floats) take K * 4 bytes.
 struct ActGroup {
   int8_t x[32];
-  float scale, scaled_sum;  // scaled_sum = scale * sum of x
-  int32_t sum16[2];         // sums of 16 x each
+  float scale, scaled_sum;  // scaled_sum = scale * sum
+  int16_t sum16[2];         // sums of 16 x each
+  int32_t sum;              // of all
 };
 static_assert(sizeof(ActGroup) == 48);
-static constexpr i64 act_row_bytes(i64 K) { return (K / 32 * 48 + 63) / 64 * 64; }
+static constexpr i64 rests_at(i64 K) { return K / 32 * 48; }  // bytes, in a row of span 256
+static constexpr i64 act_row_bytes(i64 K, i64 span) { return (K / 32 * 48 * (span == 256 ? 2 : 1) + 63) / 64 * 64; }
 static inline const ActGroup* act_groups(const uint8_t* row) { return reinterpret_cast<const ActGroup*>(row); }
 
 // How a format goes about a product; the bits are the same.
@@ -154,7 +160,8 @@ struct Way {
 // A weight format (name table entry "format.<layout id>"): panels of 32 columns, see quantization/format.py.
 struct Format {
   i64 (*panel_bytes)(i64 K);
-  int32_t quantized_acts;  // 1: rows are quantized activations (act_row_bytes apart), 0: float rows (K * 4 bytes apart)
+  // 1: rows are quantized activations (act_row_bytes apart; of span 256 if the id ends in .s256), 0: floats (K * 4 bytes apart)
+  int32_t quantized_acts;
   // out[r * ld + c] for r in [0, rows), c in [0, 32 * panels): columns of `panels` adjacent panels starting at w.
   // Bits of a row do not depend on rows, panels or the way.
   void (*linear)(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld, const Way& way);
@@ -206,8 +213,8 @@ struct Variant {
 //              6 which column of the weight row r is: 0 slots.ids[row_slot[r]][row_pos[r]], 1 row_pos[r],
 //              2 row_pos[r] >= slots.second[row_slot[r]]
 // "linear"     0 rows[dim] 1 K 2 src ptr f32 (input of the prologue, rows apart by arg 3 floats; 0 when acts are ready)
-//              3 src_ld 4 acts ptr (shared activations: where the prologue puts them or where they are) 5 acts kind
-//              (1 quantized, 0 float) 6 share_rows (prologue is done once by rows, with an inner barrier, when
+//              3 src_ld 4 acts ptr (shared activations: where the prologue puts them or where they are) 5 span
+//              of quantized ones (32 or 256; 0: they are float) 6 share_rows (prologue is done once by rows, with an inner barrier, when
 //              rows > share_rows; else every thread does all rows in its scratch; same bits)
 //              7 gather ptr int32 [rows] or 0: source row of each row (relative to header.logit_first), for the head
 //              8 number of prologue ops, then each {RowFn, n, args...}
@@ -228,7 +235,7 @@ struct Variant {
 // "moe"        0 rows[dim] 1 logits ptr f32 2 logits_ld 3 experts 4 chosen (experts of a row) 5 their weights: a softmax over
 //              0 the chosen, 1 all logits 6 share_rows (as of linear, of the choosing) 7 routes ptr: int32 ids [rows][chosen],
 //              ascending in a row, then float weights [rows][chosen] 8 block (pairs of an expert that go together at most)
-//              9 active ptr int64: how many experts have rows; then two stages, each: acts ptr, acts kind, K, columns of a
+//              9 active ptr int64: how many experts have rows; then two stages, each: acts ptr, span, K, columns of a
 //              weight, number of weights, each {ptr, Format ptr, bias ptr f32 [experts][columns] or 0}, number of ops, then
 //              each {TileFn, n, args...}. Experts of a weight lie one after the other, ceil(columns / 32) panels each.
 //              Pairs are (row, expert) in the order of experts, rows ascending. Stage 1: acts are the rows', the tile pairs x
@@ -250,7 +257,7 @@ struct Variant {
 //        "tile.scale"     0 factor f           "tile.softcap" 0 cap f: cap * tanh(x / cap)
 //        "tile.head_norm" 0 weight ptr f32 [size] 1 eps f 2 size: rms_norm of every `size` columns; "tile.rms_norm" is the same
 //                         and "tile.layer_norm" 0 weight ptr 1 bias ptr 2 eps f 3 size: in "rows", where size is the row
-//        "tile.quantize"  0 acts ptr 1 K of the consumer (rows act_row_bytes(K) apart); cols and col0 multiples of 32
+//        "tile.quantize"  0 acts ptr 1 K of the consumer (rows act_row_bytes(K, span) apart) 2 span; cols and col0 multiples of it
 // ---------------------------------------------------------------------------------------------------------------------
 
 }  // namespace octavo

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <string>
+#include <vector>
 
 namespace octavo {
 namespace {
@@ -77,26 +79,20 @@ int six_bits(const uint8_t* from, int column, int s, int which) {
   const int low = which ? from[s * 32 + column] / 16 : from[s * 32 + column] % 16;
   return low + 16 * (from[256 + s % 4 * 32 + column] >> (s / 4 * 4 + which * 2) & 3);
 }
-// The half at D times the six bits that stand from SIX on.
-template <int D, int SIX, int WHICH>
-float six_at(const uint8_t* block, int column, int k) {
-  return half(at<uint16_t>(block + D, column)) * static_cast<float>(six_bits(block + SIX, column, k / 32, WHICH));
+// Whole numbers that scale a group of a super-block, or are its minimum.
+template <int SIX, int WHICH>
+int six_at(const uint8_t* block, int column, int k) {
+  return six_bits(block + SIX, column, k / 32, WHICH);
 }
-float scale_q3_k(const uint8_t* block, int column, int k) {
-  const int six = six_bits(block + 3136, column, k / 32, k % 32 / 16);
-  return half(at<uint16_t>(block + 3072, column)) * static_cast<float>(six - 32);
+int scale_q3_k(const uint8_t* block, int column, int k) { return six_bits(block + 3136, column, k / 32, k % 32 / 16) - 32; }
+int scale_q2_k(const uint8_t* block, int column, int k) {
+  return block[k / 32 * 320 + 256 + k % 32 / 16 * 32 + column] % 16;
 }
-float scale_q2_k(const uint8_t* block, int column, int k) {
-  const int scale = block[k / 32 * 320 + 256 + k % 32 / 16 * 32 + column] % 16;
-  return half(at<uint16_t>(block + 2560, column)) * static_cast<float>(scale);
+int minimum_q2_k(const uint8_t* block, int column, int k) {
+  return block[k / 32 * 320 + 256 + k % 32 / 16 * 32 + column] / 16;
 }
-float minimum_q2_k(const uint8_t* block, int column, int k) {
-  const int minimum = block[k / 32 * 320 + 256 + k % 32 / 16 * 32 + column] / 16;
-  return half(at<uint16_t>(block + 2624, column)) * static_cast<float>(minimum);
-}
-float scale_q6_k(const uint8_t* block, int column, int k) {
-  const auto eight = static_cast<int8_t>(block[k / 32 * 832 + 768 + k % 32 / 16 * 32 + column]);
-  return half(at<uint16_t>(block + 6656, column)) * static_cast<float>(eight);
+int scale_q6_k(const uint8_t* block, int column, int k) {
+  return static_cast<int8_t>(block[k / 32 * 832 + 768 + k % 32 / 16 * 32 + column]);
 }
 
 template <int (*CODE)(const uint8_t* block, int column, int k), int ZERO, int GROUP, int SPAN>
@@ -119,10 +115,10 @@ int looked_up(const uint8_t* block, int column, int k) {
   return TABLE[nibble(block + k / 32 * 512, column, k % 32)];
 }
 float scale_mxfp4(const uint8_t* block, int column, int) { return std::ldexp(1.0f, block[512 + column] - 128); }
-float scale_iq4_xs(const uint8_t* block, int column, int k) {
+int scale_iq4_xs(const uint8_t* block, int column, int k) {
   const int s = k / 32, low = block[4160 + s / 2 * 32 + column] >> s % 2 * 4 & 15;
   const int high = block[4288 + s / 4 * 32 + column] >> s % 4 * 2 & 3;
-  return half(at<uint16_t>(block + 4096, column)) * static_cast<float>(low + 16 * high - 32);
+  return low + 16 * high - 32;
 }
 // The odd multiplier of a group of GROUP, in units of 1 / UNIT.
 template <int GROUP, int UNIT>
@@ -133,12 +129,14 @@ float scale_grid(const uint8_t* block, int column, int k) {
 
 using Dot = int64_t (*)(const uint8_t* block, int column, int first, const int8_t* x);
 using Scale = float (*)(const uint8_t* block, int column, int k);
+using Whole = int (*)(const uint8_t* block, int column, int k);
 struct Layout {
   const char* id;
   i64 block, span;  // bytes of 32 columns x span k
   int group;        // k that share a scale
   Dot dot;          // of the codes, less the zero point, of the group that begins at `first`, with its activations
-  Scale scale, minimum;
+  Scale scale, minimum;  // of super-blocks those of all 256 k
+  Whole scales = nullptr, minima = nullptr;
 };
 constexpr Layout kLayouts[] = {
     {"q4_0.p32.k4.1", 576, 32, 32, dot<nibble, 8, 32, 32>, half_at<512>, nullptr},
@@ -147,13 +145,13 @@ constexpr Layout kLayouts[] = {
     {"int8.p32.k4.1", 1152, 32, 32, dot<byte, 128, 32, 32>, half_at<1024>, half_at<1088>},
     {"q5_0.p32.k4.1", 704, 32, 32, dot<code_q5_0, 16, 32, 32>, half_at<640>, nullptr},
     {"q5_1.p32.k4.1", 768, 32, 32, dot<code_q5_0, 0, 32, 32>, half_at<640>, half_at<704>},
-    {"q2_k.p32.k4.1", 2688, 256, 16, dot<code_q2_k, 0, 16, 256>, scale_q2_k, minimum_q2_k},
-    {"q3_k.p32.k4.1", 3520, 256, 16, dot<code_q3_k, 4, 16, 256>, scale_q3_k, nullptr},
-    {"q4_k.p32.k4.1", 4608, 256, 32, dot<code_q4_k, 0, 32, 256>, six_at<4096, 4224, 0>, six_at<4160, 4224, 1>},
-    {"q5_k.p32.k4.1", 5632, 256, 32, dot<code_q5_k, 0, 32, 256>, six_at<5120, 5248, 0>, six_at<5184, 5248, 1>},
-    {"q6_k.p32.k4.1", 6720, 256, 16, dot<code_q6_k, 32, 16, 256>, scale_q6_k, nullptr},
+    {"q2_k.p32.k4.1", 2688, 256, 16, dot<code_q2_k, 0, 16, 256>, half_at<2560>, half_at<2624>, scale_q2_k, minimum_q2_k},
+    {"q3_k.p32.k4.1", 3520, 256, 16, dot<code_q3_k, 4, 16, 256>, half_at<3072>, nullptr, scale_q3_k},
+    {"q4_k.p32.k4.1", 4608, 256, 32, dot<code_q4_k, 0, 32, 256>, half_at<4096>, half_at<4160>, six_at<4224, 0>, six_at<4224, 1>},
+    {"q5_k.p32.k4.1", 5632, 256, 32, dot<code_q5_k, 0, 32, 256>, half_at<5120>, half_at<5184>, six_at<5248, 0>, six_at<5248, 1>},
+    {"q6_k.p32.k4.1", 6720, 256, 16, dot<code_q6_k, 32, 16, 256>, half_at<6656>, nullptr, scale_q6_k},
     {"iq4_nl.p32.k4.1", 576, 32, 32, dot<looked_up<kNl>, 0, 32, 32>, half_at<512>, nullptr},
-    {"iq4_xs.p32.k4.1", 4352, 256, 32, dot<looked_up<kNl>, 0, 32, 256>, scale_iq4_xs, nullptr},
+    {"iq4_xs.p32.k4.1", 4352, 256, 32, dot<looked_up<kNl>, 0, 32, 256>, half_at<4096>, nullptr, scale_iq4_xs},
     {"mxfp4.p32.k4.1", 544, 32, 32, dot<looked_up<kE2m1>, 0, 32, 32>, scale_mxfp4, nullptr},
     {"iq3_s.p32.k4.1", 4416, 256, 32, dot<looked_up<kOdd>, 0, 32, 256>, scale_grid<32, 1>, nullptr},
     {"iq3_xxs.p32.k4.1", 4416, 256, 32, dot<looked_up<kQuarters>, 0, 32, 256>, scale_grid<32, 4>, nullptr},
@@ -177,6 +175,27 @@ float step(float a, float b, float c, bool fused) {
   return product + c;
 }
 
+float super_element(const Layout& layout, const uint8_t* panel, i64 K, int column, const uint8_t* row, bool fused) {
+  float f = 0;
+  for (i64 k0 = 0; k0 < K; k0 += 256) {
+    const uint8_t* block = panel + k0 / 256 * layout.block;
+    for (const ActGroup* groups : {act_groups(row), act_groups(row + rests_at(K))}) {
+      const float scale = groups[k0 / 32].scale;
+      if (groups != act_groups(row) && scale == 0) continue;
+      int64_t sum = 0, of_minima = 0;
+      for (int k = 0; k < 256; k += layout.group) {
+        const ActGroup& acts = groups[(k0 + k) / 32];
+        sum += layout.scales(block, column, k) * layout.dot(block, column, k, acts.x + k % 32);
+        if (layout.minima) of_minima += layout.minima(block, column, k) * (layout.group == 32 ? acts.sum : acts.sum16[k % 32 / 16]);
+      }
+      float t = layout.scale(block, column, 0) * static_cast<float>(sum);
+      if (layout.minima) t = step(layout.minimum(block, column, 0), static_cast<float>(of_minima), t, fused);
+      f = step(t, scale, f, fused);
+    }
+  }
+  return f;
+}
+
 float packed_element(const Layout& layout, const uint8_t* panel, i64 K, int column, const uint8_t* row, bool fused) {
   float f = 0;
   for (i64 k0 = 0; k0 < K; k0 += layout.group) {
@@ -184,12 +203,14 @@ float packed_element(const Layout& layout, const uint8_t* panel, i64 K, int colu
     const int first = static_cast<int>(k0 % layout.span);
     const ActGroup& acts = act_groups(row)[k0 / 32];
     const int64_t dot = layout.dot(block, column, first, acts.x + k0 % 32);
-    const float scale = layout.scale(block, column, first) * acts.scale;
+    float d = layout.scale(block, column, first), m = layout.minimum ? layout.minimum(block, column, first) : 0;
+    if (layout.scales) d *= static_cast<float>(layout.scales(block, column, first));
+    if (layout.minima) m *= static_cast<float>(layout.minima(block, column, first));
+    const float scale = d * acts.scale;
     f = step(static_cast<float>(dot), scale, f, fused);
     if (!layout.minimum) continue;
     const float of16 = acts.scale * static_cast<float>(acts.sum16[k0 % 32 / 16]);
-    const float sum = layout.group == 32 ? acts.scaled_sum : of16;
-    f = step(layout.minimum(block, column, first), sum, f, fused);
+    f = step(m, layout.group == 32 ? acts.scaled_sum : of16, f, fused);
   }
   return f;
 }
@@ -215,10 +236,13 @@ void fill(const uint8_t* weights, i64 panel, i64 panels, const uint8_t* acts, i6
 
 bool oracle_linear(const char* id, const uint8_t* weights, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out,
                    i64 ld, bool fused) {
+  const std::string name(id), summed = ".s256";
+  const bool sums = name.size() > summed.size() && name.substr(name.size() - summed.size()) == summed;
   for (const Layout& layout : kLayouts) {
-    if (std::strcmp(layout.id, id) != 0) continue;
-    fill(weights, K / layout.span * layout.block, panels, acts, act_row_bytes(K), rows, out, ld,
-         [&](const uint8_t* panel, int c, const uint8_t* row) { return packed_element(layout, panel, K, c, row, fused); });
+    if (name != layout.id + (sums ? summed : "")) continue;
+    const auto element_of = sums ? super_element : packed_element;
+    fill(weights, K / layout.span * layout.block, panels, acts, act_row_bytes(K, sums ? 256 : 32), rows, out, ld,
+         [&](const uint8_t* panel, int c, const uint8_t* row) { return element_of(layout, panel, K, c, row, fused); });
     return true;
   }
   for (const Floats& layout : kFloats) {
@@ -230,25 +254,47 @@ bool oracle_linear(const char* id, const uint8_t* weights, i64 K, i64 panels, co
   return false;
 }
 
-void oracle_quantize_row(const float* x, i64 K, uint8_t* row) {
-  for (i64 g = 0; g < K / 32; g++, x += 32) {
-    float top = 0;
-    bool finite = true;
-    for (int k = 0; k < 32; k++) {
-      finite = finite && std::isfinite(x[k]);
-      top = std::isnan(x[k]) || std::isnan(top) ? std::numeric_limits<float>::quiet_NaN() : std::max(top, std::fabs(x[k]));
-    }
+namespace {
+// One group of codes: round(x * inverse), or the rest of that in 128ths.
+ActGroup group_of(const float* x, float inverse, float scale, bool rests) {
+  ActGroup to = {};
+  for (int k = 0; k < 32; k++) {
+    const float value = x[k] * inverse, whole = std::nearbyint(value);
+    const int q = static_cast<int>(rests ? std::nearbyint((value - whole) * 128) : whole);
+    to.x[k] = static_cast<int8_t>(q);
+    to.sum16[k / 16] = static_cast<int16_t>(to.sum16[k / 16] + q);
+    to.sum += q;
+  }
+  to.scale = scale;
+  to.scaled_sum = scale * static_cast<float>(to.sum);
+  return to;
+}
+float top_of(const float* x, i64 n) {
+  float top = 0;
+  for (i64 k = 0; k < n; k++) {
+    top = std::isnan(x[k]) || std::isnan(top) ? std::numeric_limits<float>::quiet_NaN() : std::max(top, std::fabs(x[k]));
+  }
+  return top;
+}
+}  // namespace
+
+void oracle_quantize_row(const float* x, i64 K, i64 span, uint8_t* row) {
+  const std::vector<float> zeros(32);
+  for (i64 k = 0; k < K; k += span) {
+    float top = top_of(x + k, span), sum = 0;
+    for (i64 g = k; g < k + span; g += 32) sum = sum + top_of(x + g, 32) * top_of(x + g, 32);
+    const bool wide = span == 256 && std::isfinite(top) && top >= 1e-15f && 2 * (top * top) > sum;
     if (top < 1e-36f) top = 0;
-    const bool zero = top == 0 || !finite;
-    ActGroup to = {};
-    for (int k = 0; k < 32; k++) {
-      const int q = zero ? 0 : static_cast<int>(std::nearbyint(x[k] * (127.0f / top)));
-      to.x[k] = static_cast<int8_t>(q);
-      to.sum16[k / 16] += q;
+    const bool zero = top == 0 || !std::isfinite(top);
+    for (i64 g = k; g < k + span; g += 32) {
+      const float* from = zero ? zeros.data() : x + g;
+      const float inverse = zero ? 0 : 127.0f / top;
+      const ActGroup codes = group_of(from, inverse, top / 127.0f, false);
+      std::memcpy(row + g / 32 * static_cast<i64>(sizeof codes), &codes, sizeof codes);
+      if (span == 32) continue;
+      const ActGroup rests = wide ? group_of(from, inverse, top / 127.0f * 0.0078125f, true) : ActGroup{};
+      std::memcpy(row + rests_at(K) + g / 32 * static_cast<i64>(sizeof rests), &rests, sizeof rests);
     }
-    to.scale = top / 127.0f;
-    to.scaled_sum = to.scale * static_cast<float>(to.sum16[0] + to.sum16[1]);
-    std::memcpy(row + g * static_cast<i64>(sizeof to), &to, sizeof to);
   }
 }
 

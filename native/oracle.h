@@ -10,8 +10,8 @@ namespace octavo {
 bool oracle_linear(const char* id, const uint8_t* weights, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out,
                    i64 ld, bool fused);
 
-// One row of K floats to act_row_bytes(K) bytes.
-void oracle_quantize_row(const float* x, i64 K, uint8_t* row);
+// One row of K floats to act_row_bytes(K) bytes; `span` values share a scale.
+void oracle_quantize_row(const float* x, i64 K, i64 span, uint8_t* row);
 
 // x[k] * (1 / sqrt(mean of squares + eps)) * weight[k]; the sum of squares in 16 lanes, then the fixed tree.
 void oracle_rms_norm(const float* x, const float* weight, i64 K, float eps, bool fused, float* out);

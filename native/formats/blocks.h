@@ -5,9 +5,14 @@
 //   kBlock (bytes), kSpan (k), kZero (zero point), kMax (largest code), kMin (has minima), kGroups (scales a step: 1, or 2
 //   for groups of 16) and, for step s of a block: quad<q>(block, s, c); d(block, s, c, group), where it has minima
 //   m(block, s, c, group); code(block, s, column, k).
+// Super-blocks (kSuper), formats with whole numbers as scales, tell these apart: scale(block, s, c, group), of at most kScaleMax (0: signed) and,
+// where there are minima, minimum(block, s, c, group), with one d(block, c) and e(block, c) for the 256 k: a weight is
+// d * scale * (q - zero) + e * minimum.
 // Codes of more than four bits have their low nibbles as those of four and the rest in planes behind them; codes of two and
 // three bits are planes alone.
 #pragma once
+#include <type_traits>
+
 #include "../simd/simd.h"
 
 OCTAVO_BEGIN
@@ -72,6 +77,30 @@ inline simd::I second_six(const uint8_t* at, i64 s, int c) {
   using namespace simd;
   return or_i(shr_i<4>(six_low(at, s, c)), and_i(shl_i<2>(six_high(at, s, c)), seti(48)));
 }
+
+template <class W, class = void>
+constexpr bool kSuper = false;
+template <class W>
+constexpr bool kSuper<W, std::void_t<decltype(W::kScaleMax)>> = true;
+
+// A format of super-blocks as one of groups with float scales, each a product rounded once.
+template <class W>
+struct Grouped {
+  static constexpr i64 kBlock = W::kBlock, kSpan = W::kSpan;
+  static constexpr int kZero = W::kZero, kMax = W::kMax, kGroups = W::kGroups;
+  static constexpr bool kMin = W::kMin;
+  template <int Q>
+  static inline simd::I quad(const uint8_t* block, i64 s, int c) {
+    return W::template quad<Q>(block, s, c);
+  }
+  static inline int code(const uint8_t* block, i64 s, int column, int k) { return W::code(block, s, column, k); }
+  static inline simd::F d(const uint8_t* block, i64 s, int c, int group) {
+    return simd::mul(W::d(block, c), simd::to_f(W::scale(block, s, c, group)));
+  }
+  static inline simd::F m(const uint8_t* block, i64 s, int c, int group) {
+    return simd::mul(W::e(block, c), simd::to_f(W::minimum(block, s, c, group)));
+  }
+};
 
 inline simd::F half_scales(const uint8_t* at, int c) {
   return simd::load_f16(reinterpret_cast<const uint16_t*>(at) + c * 16);

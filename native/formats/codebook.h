@@ -74,14 +74,14 @@ struct Mxfp4 : Codebook<E2m1> {
 
 struct Iq4_xs : Codebook<Nl> {
   static constexpr i64 kBlock = 4352, kSpan = 256;
-  static constexpr int kGroups = 1;
-  static inline simd::F d(const uint8_t* block, i64 s, int c, int) {
+  static constexpr int kGroups = 1, kScaleMax = 0;
+  static inline simd::I scale(const uint8_t* block, i64 s, int c, int) {
     using namespace simd;
     const I low = shr_by(load_u8(block + 4160 + s / 2 * 32 + c * 16), static_cast<int>(s % 2 * 4));
     const I high = shr_by(load_u8(block + 4288 + s / 4 * 32 + c * 16), static_cast<int>(s % 4 * 2));
-    const I six = or_i(and_i(low, seti(15)), shl_i<4>(and_i(high, seti(3))));
-    return mul(half_scales(block + 4096, c), to_f(sub_i(six, seti(32))));
+    return sub_i(or_i(and_i(low, seti(15)), shl_i<4>(and_i(high, seti(3)))), seti(32));
   }
+  static inline simd::F d(const uint8_t* block, int c) { return half_scales(block + 4096, c); }
 };
 
 // UNIT: of the entries, 1 / UNIT.

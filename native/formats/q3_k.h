@@ -8,7 +8,7 @@ namespace {
 
 struct Q3_K {
   static constexpr i64 kBlock = 3520, kSpan = 256, kStep = 384;
-  static constexpr int kZero = 4, kMax = 7, kGroups = 2;
+  static constexpr int kZero = 4, kMax = 7, kGroups = 2, kScaleMax = 0;
   static constexpr bool kMin = false;
   template <int Q>
   static inline simd::I quad(const uint8_t* block, i64 s, int c) {
@@ -19,10 +19,11 @@ struct Q3_K {
     const uint8_t* at = block + s * kStep;
     return pair_code(at, column, k) | bit_code(at + 256, column, k) << 2;
   }
-  static inline simd::F d(const uint8_t* block, i64 s, int c, int group) {
+  static inline simd::I scale(const uint8_t* block, i64 s, int c, int group) {
     const simd::I six = group ? second_six(block + 3136, s, c) : first_six(block + 3136, s, c);
-    return simd::mul(half_scales(block + 3072, c), simd::to_f(simd::sub_i(six, simd::seti(32))));
+    return simd::sub_i(six, simd::seti(32));
   }
+  static inline simd::F d(const uint8_t* block, int c) { return half_scales(block + 3072, c); }
 };
 
 }  // namespace

@@ -9,19 +9,17 @@ namespace {
 
 struct Q4_K {
   static constexpr i64 kBlock = 4608, kSpan = 256;
-  static constexpr int kZero = 0, kMax = 15, kGroups = 1;
+  static constexpr int kZero = 0, kMax = 15, kGroups = 1, kScaleMax = 63;
   static constexpr bool kMin = true;
   template <int Q>
   static inline simd::I quad(const uint8_t* block, i64 s, int c) {
     return nibble_quad<Q>(block + s * 512, c);
   }
   static inline int code(const uint8_t* block, i64 s, int column, int k) { return nibble_code(block + s * 512, column, k); }
-  static inline simd::F d(const uint8_t* block, i64 s, int c, int) {
-    return simd::mul(half_scales(block + 4096, c), simd::to_f(first_six(block + 4224, s, c)));
-  }
-  static inline simd::F m(const uint8_t* block, i64 s, int c, int) {
-    return simd::mul(half_scales(block + 4160, c), simd::to_f(second_six(block + 4224, s, c)));
-  }
+  static inline simd::I scale(const uint8_t* block, i64 s, int c, int) { return first_six(block + 4224, s, c); }
+  static inline simd::I minimum(const uint8_t* block, i64 s, int c, int) { return second_six(block + 4224, s, c); }
+  static inline simd::F d(const uint8_t* block, int c) { return half_scales(block + 4096, c); }
+  static inline simd::F e(const uint8_t* block, int c) { return half_scales(block + 4160, c); }
 };
 
 }  // namespace

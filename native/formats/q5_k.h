@@ -8,7 +8,7 @@ namespace {
 
 struct Q5_K {
   static constexpr i64 kBlock = 5632, kSpan = 256, kStep = 640;
-  static constexpr int kZero = 0, kMax = 31, kGroups = 1;
+  static constexpr int kZero = 0, kMax = 31, kGroups = 1, kScaleMax = 63;
   static constexpr bool kMin = true;
   template <int Q>
   static inline simd::I quad(const uint8_t* block, i64 s, int c) {
@@ -19,12 +19,10 @@ struct Q5_K {
     const uint8_t* at = block + s * kStep;
     return nibble_code(at, column, k) | bit_code(at + 512, column, k) << 4;
   }
-  static inline simd::F d(const uint8_t* block, i64 s, int c, int) {
-    return simd::mul(half_scales(block + 5120, c), simd::to_f(first_six(block + 5248, s, c)));
-  }
-  static inline simd::F m(const uint8_t* block, i64 s, int c, int) {
-    return simd::mul(half_scales(block + 5184, c), simd::to_f(second_six(block + 5248, s, c)));
-  }
+  static inline simd::I scale(const uint8_t* block, i64 s, int c, int) { return first_six(block + 5248, s, c); }
+  static inline simd::I minimum(const uint8_t* block, i64 s, int c, int) { return second_six(block + 5248, s, c); }
+  static inline simd::F d(const uint8_t* block, int c) { return half_scales(block + 5120, c); }
+  static inline simd::F e(const uint8_t* block, int c) { return half_scales(block + 5184, c); }
 };
 
 }  // namespace

@@ -8,7 +8,7 @@ namespace {
 
 struct Q6_K {
   static constexpr i64 kBlock = 6720, kSpan = 256, kStep = 832;
-  static constexpr int kZero = 32, kMax = 63, kGroups = 2;
+  static constexpr int kZero = 32, kMax = 63, kGroups = 2, kScaleMax = 0;
   static constexpr bool kMin = false;
   template <int Q>
   static inline simd::I quad(const uint8_t* block, i64 s, int c) {
@@ -19,10 +19,10 @@ struct Q6_K {
     const uint8_t* at = block + s * kStep;
     return nibble_code(at, column, k) | pair_code(at + 512, column, k) << 4;
   }
-  static inline simd::F d(const uint8_t* block, i64 s, int c, int group) {
-    const auto* scales = reinterpret_cast<const int8_t*>(block + s * kStep + 768 + group * 32);
-    return simd::mul(half_scales(block + 6656, c), simd::to_f(simd::load_i8(scales + c * 16)));
+  static inline simd::I scale(const uint8_t* block, i64 s, int c, int group) {
+    return simd::load_i8(reinterpret_cast<const int8_t*>(block + s * kStep + 768 + group * 32) + c * 16);
   }
+  static inline simd::F d(const uint8_t* block, int c) { return half_scales(block + 6656, c); }
 };
 
 }  // namespace

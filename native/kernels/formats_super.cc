@@ -4,11 +4,11 @@
 OCTAVO_BEGIN
 
 OCTAVO_ENTRIES(formats_super,
-               {"format.q2_k.p32.k4.1", &kPacked<Q2_K>},
-               {"format.q3_k.p32.k4.1", &kPacked<Q3_K>},
-               {"format.q4_k.p32.k4.1", &kPacked<Q4_K>},
-               {"format.q5_k.p32.k4.1", &kPacked<Q5_K>},
-               {"format.q6_k.p32.k4.1", &kPacked<Q6_K>},
-               {"format.iq4_xs.p32.k4.1", &kPacked<Iq4_xs>})
+               {"format.q2_k.p32.k4.1", &kGrouped<Q2_K>},
+               {"format.q3_k.p32.k4.1", &kGrouped<Q3_K>},
+               {"format.q4_k.p32.k4.1", &kGrouped<Q4_K>},
+               {"format.q5_k.p32.k4.1", &kGrouped<Q5_K>},
+               {"format.q6_k.p32.k4.1", &kGrouped<Q6_K>},
+               {"format.iq4_xs.p32.k4.1", &kGrouped<Iq4_xs>})
 
 OCTAVO_END

@@ -65,11 +65,11 @@ struct Phase {
   const float* src;
   i64 src_ld;
   uint8_t* acts;
-  bool quantized;
+  i64 span;  // of quantized activations; 0: floats
   i64 share_rows;
   const int32_t* gather;
   Ops prologue;
-  i64 row_bytes() const { return quantized ? act_row_bytes(K) : K * 4; }
+  i64 row_bytes() const { return span ? act_row_bytes(K, span) : K * 4; }
 };
 
 // Rows [first, last) of the input through the prologue into `acts`; `x` is room for one row of floats.
@@ -78,16 +78,16 @@ void prepare(const Phase& phase, const Run& run, i64 first, i64 last, uint8_t* a
     uint8_t* row = acts + r * phase.row_bytes();
     const i64 from = phase.gather ? phase.gather[run.step->header[H_logit_first] + r] : r;
     const float* src = phase.src + from * phase.src_ld;
-    if (phase.quantized && phase.prologue.count == 0) {
-      quantize_row(src, phase.K, row);
+    if (phase.span && phase.prologue.count == 0) {
+      quantize_row(src, phase.K, phase.span, row);
       continue;
     }
-    float* to = phase.quantized ? x : reinterpret_cast<float*>(row);
+    float* to = phase.span ? x : reinterpret_cast<float*>(row);
     for (i64 k = 0; k < phase.K; k++) to[k] = src[k];
     each_op(phase.prologue, [&](i64 function, const i64* args) {
       reinterpret_cast<RowFn>(function)(args, run, r, to, phase.K);
     });
-    if (phase.quantized) quantize_row(to, phase.K, row);
+    if (phase.span) quantize_row(to, phase.K, phase.span, row);
   }
 }
 
@@ -140,7 +140,7 @@ void run_piece(const i64* at, i64 groups, const Piece& piece, const Phase& phase
 const uint8_t* activations(const Phase& phase, const Run& run, i64& used) {
   used = 0;
   if (!phase.src) return phase.acts;
-  const bool plain = !phase.quantized && phase.prologue.count == 0 && !phase.gather && phase.src_ld == phase.K;
+  const bool plain = !phase.span && phase.prologue.count == 0 && !phase.gather && phase.src_ld == phase.K;
   if (plain) return reinterpret_cast<const uint8_t*>(phase.src);
   float* x = reinterpret_cast<float*>(run.scratch);
   const i64 one = whole(phase.K * 4, 64);
@@ -157,7 +157,7 @@ const uint8_t* activations(const Phase& phase, const Run& run, i64& used) {
 
 Phase take_phase(const i64* args, const Run& run, const i64*& at) {
   Phase phase = {run.dims[args[0]], args[1], reinterpret_cast<const float*>(args[2]), args[3],
-                 reinterpret_cast<uint8_t*>(args[4]), args[5] != 0, args[6], reinterpret_cast<const int32_t*>(args[7]), {}};
+                 reinterpret_cast<uint8_t*>(args[4]), args[5], args[6], reinterpret_cast<const int32_t*>(args[7]), {}};
   at = args + 8;
   phase.prologue = take_ops(at);
   return phase;

@@ -3,7 +3,7 @@
 //
 // Order, per output element, whatever the tile: groups ascending; the int32 dot of a group is exact, with the zero point
 // folded in as -zero * sum(x); then f = fma(float(dot), d * scale, f) and, with minima, f = fma(m, scaled_sum, f), where groups
-// are 16 with scale * float(sum of the 16) for the scaled sum. Float formats: f = fma(w, x, f), k ascending. A block of K that ends leaves f in `out` and the next goes on from there.
+// are 16 with scale * float(sum of the 16) for the scaled sum. Super-blocks in integers: super_tile.h. Float formats: f = fma(w, x, f), k ascending. A block of K that ends leaves f in `out` and the next goes on from there.
 //
 // Tiles read the packed bytes directly, or steps of a panel that were unpacked in the scratch (packed_linear.h says when).
 // Tried and dropped, two threads of a Zen 5, one row from memory that gave 42 to 44 GB/s to a plain read: two panels at
@@ -58,17 +58,20 @@ struct Rows {
   Rows from(i64 r) const { return {acts + r * stride, stride, K}; }
 };
 
-// Group S of step b (32 k): R rows x NV vectors of dots, into f. half(v): the half of the block that vector v is.
-template <class W, int S, int R, int NV, class Half>
-inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], const uint8_t* block, Half half) {
+// What sums the products of a group of a format.
+template <class W>
+using DotOf = simd::Dot<W::kMax, W::kZero, W::kGroups == 1 ? 8 : 4>;
+
+// Dots of group S of step b (32 k): R rows x NV vectors. half(v): the half of the block that vector v is.
+template <class W, int S, int R, int NV, class From, class Half>
+inline OCTAVO_INLINE void dots_of(const From& rows, i64 b, DotOf<W> (&dot)[R][NV], const uint8_t* block, Half half) {
   using namespace simd;
   const i64 s = b % (W::kSpan / 32);
   constexpr int kEach = W::kGroups == 1 ? 2 : 1;  // 8 quads a group, or 4
-  using D = Dot<W::kMax, W::kZero, 4 * kEach>;
-  D dot[R][NV];
+  using D = DotOf<W>;
   unroll<0, R>([&](auto r) OCTAVO_INLINE {
     const ActGroup& acts = rows.group(r.value, b);
-    const auto from = D::start_of(acts.x + S * 16, kEach == 2 ? acts.sum16[0] + acts.sum16[1] : acts.sum16[S]);
+    const auto from = D::start_of(acts.x + S * 16, kEach == 2 ? acts.sum : acts.sum16[S]);
     unroll<0, NV>([&](auto v) OCTAVO_INLINE { dot[r.value][v.value].start(from); });
   });
   // Quads q and q + 4 in turn: nibble formats hold both in one vector.
@@ -81,6 +84,15 @@ inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], co
       unroll<0, NV>([&](auto v) OCTAVO_INLINE { dot[r.value][v.value].template step<n.value>(w[v.value], x); });
     });
   });
+}
+
+// The same with their scales, into f.
+template <class W, int S, int R, int NV, class Half>
+inline OCTAVO_INLINE void group(const Rows& rows, i64 b, simd::F (&f)[R][NV], const uint8_t* block, Half half) {
+  using namespace simd;
+  const i64 s = b % (W::kSpan / 32);
+  DotOf<W> dot[R][NV];
+  dots_of<W, S>(rows, b, dot, block, half);
   unroll<0, NV>([&](auto v) OCTAVO_INLINE {
     const F d = W::d(block, s, half(v.value), S);
     unroll<0, R>([&](auto r) OCTAVO_INLINE {

@@ -37,18 +37,17 @@ inline Matrix take_matrix(const i64*& at) {
 // Products of all experts on rows of K activations.
 struct Stage {
   const uint8_t* acts;
-  bool quantized;
-  i64 K, columns, count;  // columns of a weight; weights: 1, or 2 that an op joins
+  i64 span, K, columns, count;  // columns of a weight; weights: 1, or 2 that an op joins
   Matrix weight[2];
   Ops ops;
-  i64 row_bytes() const { return quantized ? act_row_bytes(K) : K * 4; }
+  i64 row_bytes() const { return span ? act_row_bytes(K, span) : K * 4; }
   i64 panels() const { return (columns + 31) / 32; }
   const uint8_t* panel(const Matrix& m, i64 expert, i64 first) const {
     return m.data + (expert * panels() + first) * m.format->panel_bytes(K);
   }
 };
 inline Stage take_stage(const i64*& at) {
-  Stage stage = {reinterpret_cast<const uint8_t*>(at[0]), at[1] != 0, at[2], at[3], at[4], {}, {}};
+  Stage stage = {reinterpret_cast<const uint8_t*>(at[0]), at[1], at[2], at[3], at[4], {}, {}};
   at += 5;
   for (i64 i = 0; i < stage.count; i++) stage.weight[i] = take_matrix(at);
   stage.ops = take_ops(at);
@@ -232,36 +231,40 @@ i64 format_scratch(const Stage& stage) {
 struct Piece {
   i64 expert, first, n, p0, p1;
 };
-void run_piece(const Stage& stage, const Run& run, const Piece& piece, const uint8_t* acts, Room room) {
+// `unit` panels go through the ops together at least: p0 is a multiple of it. Where all pairs do not fit, as many as do.
+void run_piece(const Stage& stage, const Run& run, const Piece& piece, i64 unit, const uint8_t* acts, Room room) {
   uint8_t* scratch = room.take<uint8_t>(format_scratch(stage));
-  const i64 width = 32 * stage.count, floats = room.bytes / 4;
-  const i64 step = most(1, least(kTileFloats, floats) / (piece.n * width));
-  if (piece.n * width > floats) __builtin_trap();
+  const i64 width = unit * 32 * stage.count, floats = room.bytes / 4, rows = least(piece.n, floats / width);
+  if (rows < 1) __builtin_trap();  // the plan gives room for a row of every unit
+  const i64 step = most(1, least(kTileFloats, floats) / (rows * width)) * unit;
   float* data = reinterpret_cast<float*>(room.at);
   for (i64 p = piece.p0; p < piece.p1; p += step) {
-    const i64 end = least(piece.p1, p + step);
-    const i64 ld = products(stage, run, piece.expert, p, end, acts, piece.n, data, scratch);
-    const i64 cols = least((end - p) * 32, stage.columns - p * 32);
-    Tile tile = {data, ld, piece.n, piece.first, stage.count == 1 ? cols : ld, p * 32};
-    each_op(stage.ops, [&](i64 function, const i64* args) {
-      reinterpret_cast<TileFn>(function)(args, run, tile);
-      tile.cols = least(tile.cols, cols);  // joined: what pads the last panel goes
-    });
+    const i64 end = least(piece.p1, p + step), cols = least((end - p) * 32, stage.columns - p * 32);
+    for (i64 r = 0; r < piece.n; r += rows) {
+      const i64 n = least(rows, piece.n - r);
+      const i64 ld = products(stage, run, piece.expert, p, end, acts + r * stage.row_bytes(), n, data, scratch);
+      Tile tile = {data, ld, n, piece.first + r, stage.count == 1 ? cols : ld, p * 32};
+      each_op(stage.ops, [&](i64 function, const i64* args) {
+        reinterpret_cast<TileFn>(function)(args, run, tile);
+        tile.cols = least(tile.cols, cols);  // joined: what pads the last panel goes
+      });
+    }
   }
 }
 
 // The first section: blocks of pairs x panels, by the rows that they are worth; all of them together.
 i64 first_products(const Moe& m, const Groups& g, const Run& run, Room room) {
   uint8_t* rows_here = room.take<uint8_t>(m.block * m.in.row_bytes());
-  const i64 panels = m.in.panels();
-  const auto each_block = [&](const auto& body) {  // body(expert, first pair, pairs, worth of a panel, worth before)
+  // A unit is the panels whose columns share a scale where the second stage reads them.
+  const i64 panels = m.in.panels(), unit = most(1, m.out.span / 32), units = (panels + unit - 1) / unit;
+  const auto each_block = [&](const auto& body) {  // body(expert, first pair, pairs, worth of a unit, worth before)
     i64 before = 0;
     for (i64 e = 0; e < m.router.experts; e++) {
       const i64 n = g.count(e), blocks = (n + m.block - 1) / m.block;
       for (i64 b = 0; b < blocks; b++) {
         const i64 first = n * b / blocks, rows = n * (b + 1) / blocks - first, worth = most(kStreamRows, rows);
         body(e, g.begin[e] + first, rows, worth, before);
-        before += worth * panels;
+        before += worth * units;
       }
     }
     return before;
@@ -269,9 +272,11 @@ i64 first_products(const Moe& m, const Groups& g, const Run& run, Room room) {
   const i64 all = each_block([](i64, i64, i64, i64, i64) {});
   for (Share share; take(run, 1, all, share);) {
     each_block([&](i64 e, i64 first, i64 rows, i64 worth, i64 before) {
-      const i64 p0 = share.begin <= before ? 0 : (share.begin - before + worth - 1) / worth;
-      const i64 p1 = share.end <= before ? 0 : least(panels, (share.end - before + worth - 1) / worth);
-      if (p0 < p1) run_piece(m.in, run, {e, first, rows, p0, p1}, gathered(m, g, first, rows, rows_here), room);
+      const i64 u0 = share.begin <= before ? 0 : (share.begin - before + worth - 1) / worth;
+      const i64 u1 = share.end <= before ? 0 : least(units, (share.end - before + worth - 1) / worth);
+      if (u0 >= u1) return;
+      const Piece piece = {e, first, rows, u0 * unit, least(panels, u1 * unit)};
+      run_piece(m.in, run, piece, unit, gathered(m, g, first, rows, rows_here), room);
     });
   }
   return all;

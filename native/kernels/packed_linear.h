@@ -18,21 +18,14 @@
 #include "../formats/tq2_0.h"
 #include "../formats/unpacked.h"
 #include "linear_tile.h"
+#include "matrix_super.h"
 #include "matrix_tile.h"
+#include "super_tile.h"
 
 OCTAVO_BEGIN
 namespace {
 
 inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
-
-// Calls body(Index<rows>) for 1 <= rows <= R.
-template <int R, class Fn>
-inline void with_rows(i64 rows, const Fn& body) {
-  if constexpr (R > 1) {
-    if (rows < R) return with_rows<R - 1>(rows, body);
-  }
-  body(Index<R>{});
-}
 
 template <class W>
 i64 packed_panel(i64 K) {
@@ -65,17 +58,17 @@ inline void row_tiles(i64 rows, const Fn& body) {
 // would be most of what is compiled.
 constexpr i64 kRareRows = 2;
 template <class W>
-constexpr i64 kUnpackRows = 0;
+constexpr i64 kUnpackRows = kSuper<W> ? 12 : 0;
 template <>
-constexpr i64 kUnpackRows<Q2_K> = 12;
+constexpr i64 kUnpackRows<Grouped<Q2_K>> = 12;
 template <>
-constexpr i64 kUnpackRows<Q3_K> = 12;
+constexpr i64 kUnpackRows<Grouped<Q3_K>> = 12;
 template <>
-constexpr i64 kUnpackRows<Q4_K> = 16;
+constexpr i64 kUnpackRows<Grouped<Q4_K>> = 16;
 template <>
-constexpr i64 kUnpackRows<Q5_K> = 16;
+constexpr i64 kUnpackRows<Grouped<Q5_K>> = 16;
 template <>
-constexpr i64 kUnpackRows<Iq4_xs> = 12;
+constexpr i64 kUnpackRows<Grouped<Iq4_xs>> = 12;
 template <class T, int GROUPS, int UNIT>
 constexpr i64 kUnpackRows<Grid<T, GROUPS, UNIT>> = kRareRows;
 template <>
@@ -84,20 +77,22 @@ constexpr i64 kUnpackRows<Tq2_0> = kRareRows;
 template <>
 constexpr i64 kUnpackRows<Mxfp4> = 12;
 template <>
-constexpr i64 kUnpackRows<Q6_K> = 12;
+constexpr i64 kUnpackRows<Grouped<Q6_K>> = 12;
 #else
 template <>
 constexpr i64 kUnpackRows<Mxfp4> = 16;
 template <>
 constexpr i64 kUnpackRows<Q5_0> = 16;
 template <>
-constexpr i64 kUnpackRows<Q6_K> = 8;
+constexpr i64 kUnpackRows<Grouped<Q6_K>> = 8;
 #endif
 // Rows from which the matrix unit does it (Way.matrix_rows): below, what it takes to arrange columns is not paid back. Two threads
-// of a Xeon with AMX, SmolLM2, a decode step of 32 rows: 1,590 tok/s from 32 rows on, 1,725 from 48. Groups of 16 would fill a quarter
-// of the unit.
+// of a Xeon with AMX, SmolLM2, a decode step of 32 rows: 1,590 tok/s from 32 rows on, 1,725 from 48. Groups of 16 with floats as
+// scales would fill a quarter of the unit.
 template <class W>
-constexpr i64 kMatrixLeast = W::kGroups == 1 ? 48 : 0;
+constexpr bool kMatrix = kSuper<W> || W::kGroups == 1;
+template <class W>
+constexpr i64 kMatrixLeast = kSuper<W> ? 16 : kMatrix<W> ? 48 : 0;
 // Steps that all rows run over before the next ones: at most 18, packed 16 KiB with the next ones, unpacked 23 KiB, beside
 // the activations in an L1 of 32 KiB. Chunks of 32 are slower (Q4_K, 8 rows, K 1536: 815 against 1,070 GOP/s). For many rows
 // a chunk is the whole panel, since each tile loads and stores its sums (512 rows: chunks of 16 cost 5 %).
@@ -112,8 +107,9 @@ i64 chunk_of(i64 steps, i64 rows) {
 
 template <class W>
 i64 packed_scratch(i64 K) {
-  const i64 panel = K / 32 * UnpackedOf<W>::kBlock;
+  const i64 panel = K / UnpackedOf<W>::kSpan * UnpackedOf<W>::kBlock;
 #if HAS_MATRIX_TILES
+  if constexpr (kSuper<W>) return panel > SuperRoom<W>::kBytes ? panel : SuperRoom<W>::kBytes;
   if (W::kGroups == 1) return panel > MatrixRoom::kBytes ? panel : MatrixRoom::kBytes;
 #endif
   return panel;
@@ -130,7 +126,7 @@ void one_tile(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float* o
     for (int v = 0; v < 2; v += NV) {
       const uint8_t* from = w + bytes;
       const Ahead ahead = {from, v == 0 ? from + acts.K / 32 * kStep : from, (kStep + 63) / 64};
-      with_rows<R>(rows, [&](auto n) { packed_tile<W, n.value, NV>(w, 0, acts.K / 32, v, ahead, acts, out + v * 16, ld); });
+      with_rows<R>(rows, [&](auto n) { tile_of<W, n.value, NV>(w, 0, acts.K / 32, v, ahead, acts, out + v * 16, ld); });
     }
   }
 }
@@ -153,7 +149,7 @@ void many_tiles(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, float*
       const uint8_t* ready = kUnpacks ? scratch : w;
       row_tiles<kTileRows>(rows, [&](i64 r, auto n) {
         for (int v = 0; v < 2; v += kTileVectors) {
-          packed_tile<OPEN, n.value, kTileVectors>(ready, b0, b1, v, ahead, acts.from(r), out + r * ld + v * 16, ld);
+          tile_of<OPEN, n.value, kTileVectors>(ready, b0, b1, v, ahead, acts.from(r), out + r * ld + v * 16, ld);
           ahead.from += (b1 - b0) * lines * 64;
         }
       });
@@ -210,11 +206,14 @@ void matrix_linear(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, flo
 template <class W>
 void packed_linear(const uint8_t* w, i64 K, i64 panels, const uint8_t* acts, i64 rows, float* out, i64 ld,
                    const Way& way) {
-  const Rows from = {acts, act_row_bytes(K), K};
+  const Rows from = {acts, act_row_bytes(K, kSuper<W> ? 256 : 32), K};
   if (rows == 1) return one_tile<W, 1, 2>(w, panels, from, 1, out, ld, way.ahead_steps);
 #if HAS_MATRIX_TILES
-  if constexpr (W::kGroups == 1) {
-    if (way.matrix_rows != 0 && rows >= way.matrix_rows) return matrix_linear<W>(w, panels, from, rows, out, ld, way.scratch);
+  if constexpr (kMatrix<W>) {
+    if (way.matrix_rows != 0 && rows >= way.matrix_rows) {
+      if constexpr (kSuper<W>) return super_linear<W>(w, panels, from, rows, out, ld, way.scratch);
+      else return matrix_linear<W>(w, panels, from, rows, out, ld, way.scratch);
+    }
   }
 #endif
   if constexpr (kUnpackRows<W> == kRareRows) {
@@ -248,6 +247,12 @@ void packed_column(const uint8_t* w, i64 K, int column, float* out) {
 
 template <class W>
 constexpr Format kPacked = {packed_panel<W>, 1, packed_linear<W>, packed_scratch<W>, packed_column<W>,
+                              kUnpackRows<W>, kMatrixLeast<W>};
+// Super-blocks as groups, and summed in integers.
+template <class W>
+constexpr Format kGrouped = kPacked<Grouped<W>>;
+template <class W>
+constexpr Format kSummed = {packed_panel<W>, 1, packed_linear<W>, packed_scratch<W>, packed_column<Grouped<W>>,
                               kUnpackRows<W>, kMatrixLeast<W>};
 
 }  // namespace

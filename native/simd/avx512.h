@@ -121,6 +121,12 @@ static inline I to_i(F a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline I as_i(F a) { return {_mm512_castps_si512(a.v)}; }
 static inline F as_f(I a) { return {_mm512_castsi512_ps(a.v)}; }
 static inline I add_i(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+static inline I mul_16(I a, I b) { return {_mm512_mullo_epi16(a.v, b.v)}; }
+static inline I add_16(I a, I b) { return {_mm512_add_epi16(a.v, b.v)}; }
+template <int N>
+static inline I shr_16(I a) {
+  return {_mm512_srli_epi16(a.v, N)};
+}
 static inline I sub_bytes(I a, I b) { return {_mm512_sub_epi8(a.v, b.v)}; }
 static inline I sub_i(I a, I b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 static inline I max_i(I a, I b) { return {_mm512_max_epi32(a.v, b.v)}; }

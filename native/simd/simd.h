@@ -13,7 +13,7 @@
 //   widen_i8 (32 int8 to 32 int16) store_i16 (16 lanes) dot_i16: lane l: acc + a[2l] * b[2l] + a[2l+1] * b[2l+1], exact
 //   add sub mul div min max abs neg sqrt fma(a,b,c)=a*b+c fnma(a,b,c)=c-a*b fma1 (of scalars) floor round
 //   min(a,b) is a<b?a:b and max(a,b) is a>b?a:b lane by lane, so a NaN in a gives b.
-//   to_f to_i (nearest even) as_i as_f add_i sub_i sub_bytes (avx512) mul_i max_i and_i or_i xor_i shr_i<n> (logical) shr_by sar_i<n> shl_i<n>
+//   to_f to_i (nearest even) as_i as_f add_i sub_i sub_bytes mul_16 add_16 shr_16<n> (avx512) mul_i max_i and_i or_i xor_i shr_i<n> (logical) shr_by sar_i<n> shl_i<n>
 //   gt_i eq_i
 //   lt le gt ge eq (false for NaN) mask_n select select_i any bits first
 //   reduce_add reduce_max reduce_add_i reduce_max_i: lanes i and i+8, then i+4, i+2, i+1

@@ -84,7 +84,7 @@ INLINED: dict[str, list[Any]] = {
     "tile.softcap": [float],
     "tile.head_norm": [TableArg, float, Imm],
     "tile.rms_norm": [TableArg, float, Imm],
-    "tile.quantize": [ArenaArg, Imm],
+    "tile.quantize": [ArenaArg, Imm, Imm],
 }
 
 

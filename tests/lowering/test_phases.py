@@ -279,6 +279,6 @@ def test_what_no_phase_can_take_is_refused() -> None:
     with pytest.raises(UnsupportedModel, match="no phase can take .*silu_mul"):
         formed(lambda _, x: silu_mul(x, x))
     with pytest.raises(UnsupportedModel, match="no phase can take .*quantize"):
-        formed(lambda _, x: quantize(quantize(x)))
+        formed(lambda _, x: quantize(quantize(x, 32), 32))
     with pytest.raises(UnsupportedModel, match="no phase can take .*gather_rows"):
         formed(lambda program, x: gather_rows(x, program.input("rows", (R,), "i32")))

@@ -72,12 +72,13 @@ struct World {
   const char* layout() const { return s.quantized ? "q8_0.p32.k4.1" : "f32.p32.k1.1"; }
   i64 columns(int which) const { return which == 2 ? s.width : s.inner; }
   i64 k(int which) const { return which == 2 ? s.inner : s.width; }
-  i64 stride(i64 K) const { return s.quantized ? act_row_bytes(K) : K * 4; }
+  i64 stride(i64 K) const { return s.quantized ? act_row_bytes(K, 32) : K * 4; }
+  i64 span() const { return s.quantized ? 32 : 0; }
   std::vector<uint8_t> ready(const std::vector<float>& rows, i64 K) const {
     std::vector<uint8_t> found(rows.size() / static_cast<size_t>(K) * static_cast<size_t>(stride(K)));
     for (size_t r = 0; r * static_cast<size_t>(K) < rows.size(); r++) {
       uint8_t* to = found.data() + r * static_cast<size_t>(stride(K));
-      if (s.quantized) oracle_quantize_row(&rows[r * static_cast<size_t>(K)], K, to);
+      if (s.quantized) oracle_quantize_row(&rows[r * static_cast<size_t>(K)], K, 32, to);
       else std::memcpy(to, &rows[r * static_cast<size_t>(K)], static_cast<size_t>(K) * 4);
     }
     return found;
@@ -100,10 +101,10 @@ struct World {
     const auto biased = [&](int i) { return s.biased ? address(bias[i].data()) : 0; };
     const i64 args[] = {0, address(logits.data()), s.experts, s.experts, s.chosen, 0, s.share, address(routes.data()), s.block,
                         address(&active),
-                        address(acts.data()), s.quantized, s.width, s.inner, 2, address(weights[0].data()), format, biased(0),
+                        address(acts.data()), span(), s.width, s.inner, 2, address(weights[0].data()), format, biased(0),
                         address(weights[1].data()), format, biased(1), 2, address(reinterpret_cast<const void*>(&add_pair)), 0,
-                        name(s.quantized ? "tile.quantize" : "tile.store"), 2, address(inner.data()), s.inner,
-                        address(inner.data()), s.quantized, s.inner, s.width, 1, address(weights[2].data()), format, biased(2),
+                        name(s.quantized ? "tile.quantize" : "tile.store"), 3, address(inner.data()), s.inner, span(),
+                        address(inner.data()), span(), s.inner, s.width, 1, address(weights[2].data()), format, biased(2),
                         1, name("tile.store"), 2, address(out.data()), s.width};
     const i64 longest = std::max(s.width, s.inner), pairs = s.rows * s.chosen;
     const i64 own = 8 * 16 * s.chosen + 4 * (pairs + s.experts + 1) + s.block * stride(s.width) + 8 * 64;

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from octavo.execution.kv_pages import KvPages
@@ -18,10 +19,12 @@ from octavo.lowering.layouts import group_layout
 from octavo.program.graph import StateGroup
 from octavo.quantization.i_quants import GRIDS
 from octavo.quantization.kv import KV_DTYPES
-from octavo.quantization.panels import LAYOUTS, PackedLayout, packed_bytes
+from octavo.quantization.panels import LAYOUTS, SUPER, PackedLayout, kernel_name, packed_bytes
 
 Floats = NDArray[np.float32]
 VARIANTS = library.runnable_variants()
+SUMMED = [kernel_name(layout.id, SUPER) for layout in LAYOUTS.values() if layout.span == SUPER]
+KERNELS = [*LAYOUTS, *SUMMED]  # native formats
 ROWS, SLOTS, IDS = 512, 4, 1024
 SLOT_PAGES = 20  # 320 positions: more than a split of keys
 SCRATCH = 4 << 20
@@ -121,13 +124,13 @@ Group = tuple[int, Sequence[tuple[Word, str]], Sequence[list[Any]]]  # columns, 
 
 
 def linear(
-    acts: Word, k: int, *, quantized: bool, groups: Sequence[Group],
+    acts: Word, k: int, *, span: int, groups: Sequence[Group],
     src: tuple[Word, int] | None = None, prologue: Sequence[list[Any]] = (), share: int = 16, unit: int = 32,
 ) -> list[Word | str]:  # fmt: skip
     """Arguments of a linear."""
     source = (immediate(0), immediate(0)) if src is None else (src[0], immediate(src[1]))
     args: list[Word | str] = [dimension(1, "T"), immediate(k), *source, acts]
-    args += [immediate(int(quantized)), immediate(share), immediate(0), immediate(len(prologue))]
+    args += [immediate(span), immediate(share), immediate(0), immediate(len(prologue))]
     args += [arg for op in prologue for arg in op]
     args.append(immediate(len(groups)))
     for columns, weights, epilogue in groups:
@@ -154,15 +157,31 @@ SCALES = {
 }  # fmt: skip
 
 
-def whole_k(layout_id: str, k: int) -> int:
+def whole_k(kernel: str, k: int) -> int:
     """`k`, or the next K that the layout has blocks for."""
-    block = LAYOUTS[layout_id].k_block
+    block = layout_of(kernel).k_block
     return -(-k // block) * block
 
 
-def packed_weight(layout_id: str, n: int, k: int, random: np.random.Generator) -> NDArray[np.uint8]:
+def layout_of(kernel: str) -> PackedLayout:
+    """What a native format reads (quantization/panels.py, kernel_name)."""
+    return LAYOUTS[kernel.removesuffix(f".s{SUPER}")]
+
+
+def act_span(kernel: str) -> int:
+    """Values of a row that share a scale where a native format reads it; 0 where it reads floats."""
+    return SUPER if kernel in SUMMED else 32 if layout_of(kernel).k_block > 1 else 0
+
+
+def skip_unbuilt(isa: str, kernel: str) -> None:
+    """Only variants that are compiled with a matrix unit in mind sum super-blocks in integers."""
+    if kernel in SUMMED and isa not in ("amx", "avx512bf16"):
+        pytest.skip(f"{isa} has no {kernel}")
+
+
+def packed_weight(kernel: str, n: int, k: int, random: np.random.Generator) -> NDArray[np.uint8]:
     """A packed weight of random codes and scales, or of random floats."""
-    layout = LAYOUTS[layout_id]
+    layout = layout_of(kernel)
     out = np.zeros(packed_bytes(layout, n, k), np.uint8)
     if layout.k_block == 1:
         values = random.standard_normal(len(out) // (layout.block_bytes // 32)).astype(np.float32)
@@ -199,4 +218,4 @@ def through(at: World, x: Floats, epilogue: Sequence[list[Any]], *, unit: int = 
     rows, columns = x.shape
     weight = at.put(float_panels(np.eye(columns, dtype=np.float32)))
     groups = [(columns, [(weight, "f32.p32.k1.1")], epilogue)]
-    at.run("linear", linear(at.put(x), columns, quantized=False, groups=groups, unit=unit), rows)
+    at.run("linear", linear(at.put(x), columns, span=0, groups=groups, unit=unit), rows)

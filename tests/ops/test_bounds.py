@@ -209,7 +209,7 @@ def test_quantized_rows(seed: int, rows: int, k: int, scale: float) -> None:
     random = np.random.default_rng(seed)
     x = normal(random, rows, k, scale=scale)
     x[:, :32] *= random.integers(0, 2, (rows, 1)).astype(np.float32)
-    found = quantize(torch.from_numpy(x))
+    found = quantize(torch.from_numpy(x), 32)
     for row in range(rows):
         for group in range(k // 32):
             values = x[row, 32 * group : 32 * group + 32]
@@ -220,6 +220,30 @@ def test_quantized_rows(seed: int, rows: int, k: int, scale: float) -> None:
             assert found.scale[row, group].item() == largest / np.float32(127)
     difference = np.abs(found.dequantize().numpy() - x)
     assert (difference <= 0.5001 * np.repeat(found.scale.numpy(), 32, axis=1) + 1e-30).all()
+
+
+@given(
+    SEEDS,
+    st.integers(1, 9),
+    st.sampled_from([256, 768]),
+    st.sampled_from([1e-3, 1.0, 1e4]),
+    st.sampled_from([1, 10, 1000]),
+)
+def test_wide_rows_keep_their_rests(seed: int, rows: int, k: int, scale: float, outlier: int) -> None:
+    """Wide where 2 max^2 exceeds the sum of the squares of the maxima of groups, and then 128 times as exact."""
+    x = normal(np.random.default_rng(seed), rows, k, scale=scale)
+    x[::2, 3::256] *= outlier
+    found = quantize(torch.from_numpy(x), 256)
+    assert found.rests is not None
+    maxima = np.abs(x).reshape(rows, -1, 8, 32).max(axis=3).astype(np.float64)
+    excess = 2 * maxima.max(axis=2) ** 2 / (maxima**2).sum(axis=2)
+    wide = found.rests.scale.numpy().reshape(rows, -1, 8)[:, :, 0] > 0
+    clear = np.abs(excess - 1) > 1e-5
+    np.testing.assert_array_equal(wide[clear], (excess > 1)[clear])
+    assert not found.rests.x.numpy().reshape(rows, -1, 256)[~wide].any()
+    steps = found.scale.numpy().reshape(rows, -1, 8)[:, :, 0] / np.where(wide, 128, 1)
+    difference = np.abs(found.dequantize().numpy() - x).reshape(rows, -1, 256)
+    assert (difference <= 0.501 * steps[:, :, None] + 1e-6 * maxima.max(axis=2)[:, :, None]).all()
 
 
 def test_scores_are_capped_and_sinks_take_weight() -> None:

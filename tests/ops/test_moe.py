@@ -20,18 +20,21 @@ from octavo.kernels.reference import activation
 from octavo.kernels.reference.moe import moe as reference
 from octavo.kernels.reference.moe import route
 from octavo.ops.moe import GATINGS, MOE, route_error, routes
-from octavo.ops.quantize import act_row_bytes
-from octavo.quantization.panels import LAYOUTS, unpack
+from octavo.ops.quantize import act_bytes, act_row_bytes
+from octavo.quantization.panels import unpack
 from tests.ops.node_world import (
     VARIANTS,
     Floats,
     Word,
     World,
+    act_span,
     dimension,
     float_bits,
     immediate,
+    layout_of,
     one,
     packed_weight,
+    skip_unbuilt,
     store_op,
     whole_k,
     world,
@@ -77,14 +80,18 @@ class Mixture:
         self.x = random.standard_normal((self.rows, self.width)).astype(np.float32)
         if not self.logits.size:
             self.logits = random.standard_normal((self.rows, self.experts)).astype(np.float32)
-        self.kinds = [LAYOUTS[layout].k_block > 1 for layout in self.layouts]
+        self.kinds = [layout_of(layout).k_block > 1 for layout in self.layouts]
+
+    def span(self, which: int) -> int:
+        """Values that share a scale in the rows of a weight; 0: floats."""
+        return act_span(self.layouts[which])
 
     @cached_property
     def dense(self) -> list[Floats]:
         """[experts, n, k] of each."""
         shapes = [(self.inner, self.width), (self.inner, self.width), (self.width, self.inner)]
         return [
-            np.stack([unpack(LAYOUTS[layout], each, *shape) for each in some])
+            np.stack([unpack(layout_of(layout), each, *shape) for each in some])
             for layout, some, shape in zip(self.layouts, self.weights, shapes, strict=True)
         ]
 
@@ -92,7 +99,7 @@ class Mixture:
     def attrs(self) -> dict[str, Any]:
         return {
             "chosen": self.chosen, "over_all": self.over_all, "gating": self.gating, "alpha": ALPHA, "limit": LIMIT,
-            "quantized": self.kinds[2], "mixture": 0,
+            "span": self.span(2), "mixture": 0,
         }  # fmt: skip
 
 
@@ -112,23 +119,27 @@ def run(at: World, m: Mixture, rows: slice = slice(None), *, only: int | None = 
     at.forget()
     x, logits = m.x[rows], np.ascontiguousarray(m.logits[rows])
     count, stores = len(x), only is not None or joined
-    acts = library.oracle_quantize(x) if m.kinds[0] else x
+    acts = library.oracle_quantize(x, m.span(0)) if m.kinds[0] else x
     out, ld, view = at.floats(count, m.width)
     pairs = count * m.chosen
     room, routed = at.room(8 * pairs + 64)
     active, seen = at.room(8)
-    inner_bytes = 4 * m.inner if stores or not m.kinds[2] else act_row_bytes(m.inner)
+    inner_bytes = 4 * m.inner if stores or not m.kinds[2] else act_row_bytes(m.inner, m.span(2))
     between, inner = at.room(max(64, pairs * inner_bytes))
     gating = [float_bits(ALPHA), float_bits(LIMIT)] if m.gating == "clamped_swiglu" else []
     floats = inner_bytes == 4 * m.inner
-    store = store_op(between, m.inner) if floats else one("tile.quantize", between, immediate(m.inner))
+    store = (
+        store_op(between, m.inner)
+        if floats
+        else one("tile.quantize", between, immediate(m.inner), immediate(m.span(2)))
+    )
     ops = [store] if only is not None else [one(f"tile.{m.gating}", *gating), store]
     first = [only] if only is not None else [0, 1]
     args: list[Word | str] = [dimension(1, "T"), at.put(logits), *map(immediate, (m.experts, m.experts, m.chosen))]
     args += [immediate(int(m.over_all)), immediate(m.share), room, immediate(m.block), active]
-    args += [at.put(acts), *map(immediate, (int(m.kinds[0]), m.width, m.inner)), *stack(at, m, first)]
+    args += [at.put(acts), *map(immediate, (m.span(0), m.width, m.inner)), *stack(at, m, first)]
     args += [immediate(len(ops)), *(arg for op in ops for arg in op)]
-    args += [between, *map(immediate, (int(m.kinds[2]), m.inner, m.width)), *stack(at, m, [] if stores else [2])]
+    args += [between, *map(immediate, (m.span(2), m.inner, m.width)), *stack(at, m, [] if stores else [2])]
     args += [immediate(1), *store_op(out, ld)]
     at.run("moe", args, count)
     assert np.isnan(view[count:]).all() and np.isnan(view[:, m.width :]).all()
@@ -175,7 +186,7 @@ def check(isa: str, m: Mixture, threads: int = 2) -> Found:
     assert found.active == len(np.unique(ids))
     order = pairs_of(ids)
     experts = [expert for expert, _, _ in order]
-    acts = (library.oracle_quantize(m.x) if m.kinds[0] else m.x)[[row for _, row, _ in order]]
+    acts = (library.oracle_quantize(m.x, m.span(0)) if m.kinds[0] else m.x)[[row for _, row, _ in order]]
     both = []
     for which in (0, 1):
         wanted = products(isa, m, which, acts, experts)
@@ -187,8 +198,10 @@ def check(isa: str, m: Mixture, threads: int = 2) -> Found:
     assert (np.abs(joined - wanted) <= GATINGS[m.gating].bound(m.attrs, *both)).all()
     inner: NDArray[Any] = joined
     if m.kinds[2]:
-        inner = library.oracle_quantize(joined)
-        np.testing.assert_array_equal(found.inner[:, : m.inner // 32 * 48], inner[:, : m.inner // 32 * 48])
+        inner = library.oracle_quantize(joined, m.span(2))
+        np.testing.assert_array_equal(
+            found.inner[:, : act_bytes(m.inner, m.span(2))], inner[:, : act_bytes(m.inner, m.span(2))]
+        )
     y = products(isa, m, 2, inner, experts)
     out = np.zeros_like(found.out)
     for i, (_, row, place) in enumerate(order):
@@ -216,10 +229,13 @@ def test_floats(isa: str, gating: str, rows: int) -> None:
         ("iq2_xs.p32.k4.1", "tq2_0.p32.k4.1", "q8_0.p32.k4.1"),
         ("q4_1.p32.k4.1", "int8.p32.k4.1", "bf16.p32.k1.1"),
         ("f16.p32.k1.1", "bf16.p32.k1.1", "q5_k.p32.k4.1"),
+        ("q4_k.p32.k4.1.s256", "q5_k.p32.k4.1.s256", "q6_k.p32.k4.1.s256"),
     ],
     ids="-".join,
 )
 def test_formats(isa: str, layouts: tuple[str, str, str]) -> None:
+    for layout in layouts:
+        skip_unbuilt(isa, layout)
     check(isa, Mixture(21, layouts, experts=4, gating="gelu_mul" if "bf16" in layouts[2] else "silu_mul", biased=True))
 
 
@@ -269,9 +285,10 @@ def test_routes_of_numbers_that_are_none_stay_inside(isa: str) -> None:
 
 
 @variants
-@pytest.mark.parametrize("layout", [FLOAT, "q4_k.p32.k4.1", "mxfp4.p32.k4.1"])
+@pytest.mark.parametrize("layout", [FLOAT, "q4_k.p32.k4.1", "q4_k.p32.k4.1.s256", "mxfp4.p32.k4.1"])
 def test_a_row_is_the_same_in_any_company(isa: str, layout: str) -> None:
     """Alone, in runs, in blocks of any size, by 1, 2 and 3 threads, routed by each thread or by all."""
+    skip_unbuilt(isa, layout)
     m = Mixture(130, (layout,) * 3, width=96, experts=9, chosen=3, gating="clamped_swiglu", biased=True)
     wanted = run(world(isa, 1), m).out
     for row in (0, 7, 129):
@@ -290,7 +307,7 @@ def test_the_kernel_is_within_the_bound_of_the_reference(gating: str, quantized:
     m = Mixture(33, (layout,) * 3, experts=6, chosen=3, gating=gating, biased=True, over_all=quantized)
     m.x *= np.float32(scale)
     found = run(world(VARIANTS[0]), m).out
-    x = library.oracle_quantize(m.x) if quantized else m.x
+    x = library.oracle_quantize(m.x, 32) if quantized else m.x
     if quantized:
         groups = x[:, : m.width // 32 * 48].copy().view(ACT_GROUP)
         x = (groups["x"] * groups["scale"][:, :, None]).reshape(len(x), -1)

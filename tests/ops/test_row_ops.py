@@ -129,7 +129,7 @@ def prologue(at: World, x: Floats, op: list[Any]) -> Floats:
     eye = at.put(float_panels(np.eye(k, dtype=np.float32)))
     groups = [(k, [(eye, "f32.p32.k1.1")], [store_op(out, ld)])]
     acts = at.room((rows + 1) * k * 4)[0]
-    at.run("linear", linear(acts, k, quantized=False, groups=groups, src=(at.put(x), k), prologue=[op]), rows)
+    at.run("linear", linear(acts, k, span=0, groups=groups, src=(at.put(x), k), prologue=[op]), rows)
     return view[:rows, :k].copy()
 
 
@@ -221,7 +221,7 @@ def joined(at: World, gate: Floats, up: Floats, op: list[Word | str]) -> Floats:
     pair = [(at.put(float_panels(each)), "f32.p32.k1.1") for each in (left, right)]
     groups = [(n, pair, [op, store_op(out, ld)])]
     both = at.put(np.concatenate((gate, up), axis=1))
-    at.run("linear", linear(both, 2 * n, quantized=False, groups=groups), rows)
+    at.run("linear", linear(both, 2 * n, span=0, groups=groups), rows)
     assert np.isnan(view[rows:]).all() and np.isnan(view[:, n:]).all()
     return view[:rows, :n].copy()
 
@@ -236,7 +236,7 @@ def post_norm(at: World, x: Floats, residual: Floats, weight: Floats) -> tuple[F
     ops: Sequence[list[Word | str]] = [
         norm_of_rows(at, weight),
         one("tile.add", sums, immediate(ld), sums, immediate(ld)),
-        one("tile.quantize", acts, immediate(k)),
+        one("tile.quantize", acts, immediate(k), immediate(32)),
     ]
     args = [dimension(1, "T"), immediate(k), at.put(x), immediate(k), immediate(len(ops))]
     at.run("rows", [*args, *(arg for op in ops for arg in op)], rows)
@@ -251,7 +251,7 @@ def test_rows_do_not_know_their_company(isa: str, k: int) -> None:
     sums, acts = post_norm(world(isa), x, residual, weight)
     normed = whole_rows(world(isa), x, norm_of_rows(world(isa), weight))
     np.testing.assert_array_equal(sums, residual + normed)
-    wanted = library.oracle_quantize(sums)[:, : acts.shape[1]]
+    wanted = library.oracle_quantize(sums, 32)[:, : acts.shape[1]]
     np.testing.assert_array_equal(acts, wanted)
     for threads in (1, 2, 3):
         for first, last in ((0, 1), (3, 5), (20, 36), (1, 70)):

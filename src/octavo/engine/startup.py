@@ -33,6 +33,7 @@ from octavo.execution.step import PAGE_TOKENS, PagesAppended, RowRun, SlotOpen, 
 from octavo.execution.tuned_file import TunedFile
 from octavo.machine import Machine, read_machine
 from octavo.ops.quantize import GROUP
+from octavo.quantization.panels import SUPER
 from octavo.quantization.rounding import VERSION as ROUNDING
 from octavo.sampling_params import SamplingParams
 from octavo.speculation.choice import choose
@@ -125,7 +126,9 @@ def fingerprint(digest: str, isa: str, plan: MemoryPlan) -> str:
     kv = [group.layout for group in plan.layouts.lowered.groups]
     tables = sorted(name for name in plan.layouts.lowered.tables if "@" in name)  # layers/rotary.py
     rounded = sorted({f"{source.rounded}.{ROUNDING}" for source in plan.sources.values() if source.rounded})
-    facts = "|".join([digest, str(NUMERICS), isa, *kv, f"acts.g{GROUP}", *tables, *rounded])
+    wide = any(name.endswith(f".s{SUPER}") for name in plan.layouts.lowered.multiplied().values())
+    acts = f"acts.g{GROUP}" + f"+{SUPER}w" * wide
+    facts = "|".join([digest, str(NUMERICS), isa, *kv, acts, *tables, *rounded])
     return f"octavo-n{NUMERICS}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 

@@ -28,8 +28,8 @@ from octavo.execution.tape import ALL_THREADS, Image, NodeWork
 from octavo.execution.tuned_file import Tuned
 from octavo.lowering.arguments import SHARE_ROWS
 from octavo.lowering.lowered import PackedWeight
-from octavo.ops.quantize import act_row_bytes
-from octavo.quantization.panels import PANEL, layout_named
+from octavo.ops.quantize import GROUP, act_row_bytes
+from octavo.quantization.panels import PANEL, SUPER, kernel_name, layout_named
 
 LEAST_BYTES = 32 << 20  # of packed weights: below, a step is short whatever is chosen
 MARGIN = 0.02
@@ -62,8 +62,10 @@ class Tuner:
 
     def __init__(self, executor: NativeExecutor) -> None:
         self._executor, self._machine = executor, executor.machine
-        weights = executor.layouts.lowered.weights.values()
-        self._packed = [each for each in weights if layout_named(each.layout).group]
+        lowered = executor.layouts.lowered
+        self._formats = lowered.multiplied()
+        packed = (lowered.weights[name] for name in self._formats)
+        self._packed = [each for each in packed if layout_named(each.layout).group]
         self._end = time.perf_counter() + SECONDS
 
     def measure(self) -> Tuned:
@@ -72,7 +74,7 @@ class Tuner:
         if sum(each.nbytes for each in self._packed) < LEAST_BYTES:
             return Tuned({})
         longest = max(each.k for each in self._packed)
-        nbytes = max(ROWS) * (act_row_bytes(longest) + 4 * longest) + 4 * longest
+        nbytes = max(ROWS) * (act_row_bytes(longest, SUPER) + 4 * longest) + 4 * longest
         self._room = self._machine.allocate("tuning", nbytes)
         try:
             values, figures = self._costs()
@@ -111,8 +113,8 @@ class Tuner:
         shared = self._program([Linear(piece.weight, piece.columns, prologue=True)])
         first = {own: own + 1 for own in (SHARE_ROWS, *(rows // 2 for rows in OWN_ROWS))}
         yield "share_rows", self._choose_rows("share_rows", shared, (0, SHARE_ROWS), first)
-        for layout in dict.fromkeys(each.layout for each in self._packed):
-            weight = next(each for each in self._packed if each.layout == layout)
+        for layout in dict.fromkeys(self._formats[each.name] for each in self._packed):
+            weight = next(each for each in self._packed if self._formats[each.name] == layout)
             built_in = self._machine.tuned(f"unpack.{layout}")
             first = {rows: rows or NEVER for rows in (built_in, 0, *ROWS)}
             program = self._program([self._piece(weight)])
@@ -204,8 +206,10 @@ class Tuner:
     def _args(self, image: Image, linear: Linear) -> list[tape.Word]:
         """native/kernel.h, linear: one group of units of a panel, without an epilogue; its tiles go nowhere."""
         weight, k = linear.weight, linear.weight.k
-        acts = tape.buffer(self._room, 0, max(ROWS) * act_row_bytes(k))
-        floats = max(ROWS) * act_row_bytes(k)
+        name = self._formats[weight.name]
+        span = SUPER if name == kernel_name(weight.layout, SUPER) else GROUP
+        floats = max(ROWS) * act_row_bytes(k, span)
+        acts = tape.buffer(self._room, 0, floats)
         number = tape.immediate
         src = [number(0), number(0)]
         prologue = [number(0)]
@@ -217,8 +221,8 @@ class Tuner:
         data = tape.buffer(self._executor.region_index("weights"), place.offset, place.nbytes)
         units = -(-linear.columns // PANEL)
         group = [number(PANEL), number(units), number(linear.columns), number(1), data]
-        head = [tape.dimension(1, "T"), number(k), *src, acts, number(1), number(SHARE_ROWS), number(0)]
-        return [*head, *prologue, number(1), *group, image.entry(f"format.{weight.layout}"), number(0)]
+        head = [tape.dimension(1, "T"), number(k), *src, acts, number(span), number(SHARE_ROWS), number(0)]
+        return [*head, *prologue, number(1), *group, image.entry(f"format.{name}"), number(0)]
 
 
 def better(times: Times) -> tuple[str | None, dict[str, float]]:

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.lowering.lowered import LoweredNode
-from octavo.ops.quantize import GROUP, act_row_bytes
+from octavo.ops.quantize import GROUP, act_bytes, act_row_bytes
 
 ORACLE, BOUND, EXACT, WHOLE = "scalar oracle, bit-equal", "the op's own bound", "exact", "the node as it is"
 ORACLE_PRODUCTS = 1 << 26  # multiply-adds per weight that the scalar oracle is asked for: it takes 3 ns each
-ACT_GROUP = np.dtype([("x", "i1", 32), ("scale", "f4"), ("scaled_sum", "f4"), ("sum16", "i4", 2)])  # native/kernel.h
+# native/kernel.h
+ACT_GROUP = np.dtype([("x", "i1", 32), ("scale", "f4"), ("scaled_sum", "f4"), ("sum16", "i2", 2), ("sum", "i4")])
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
@@ -77,21 +78,30 @@ def worst_ratio(found: Array, wanted: Array, bound: Array) -> float:
 
 
 def quantized_bytes(rows: Any) -> NDArray[np.uint8]:
-    """The reference's quantized rows (x int8 [M, K], scale [M, K / 32]) as bytes of native/kernel.h."""
+    """The reference's quantized rows as bytes of native/kernel.h."""
+    count, k = rows.x.shape
+    parts = [_groups(rows)] + ([] if rows.rests is None else [_groups(rows.rests)])
+    out = np.zeros((count, act_row_bytes(k, GROUP * 8 ** (len(parts) - 1))), np.uint8)
+    both = np.concatenate(parts, axis=1)
+    out[:, : both.shape[1]] = both
+    return out
+
+
+def _groups(rows: Any) -> NDArray[np.uint8]:
     x, scale = rows.x.numpy(), rows.scale.numpy()
     count, k = x.shape
     groups = np.zeros((count, k // GROUP), ACT_GROUP)
     groups["x"] = x.reshape(count, -1, GROUP)
     groups["scale"] = scale
     groups["sum16"] = x.reshape(count, -1, 2, 16).sum(axis=3, dtype=np.int32)
-    groups["scaled_sum"] = scale * groups["sum16"].sum(axis=2).astype(np.float32)
-    out = np.zeros((count, act_row_bytes(k)), np.uint8)
-    out[:, : k // GROUP * ACT_GROUP.itemsize] = groups.view(np.uint8).reshape(count, -1)
-    return out
+    groups["sum"] = groups["sum16"].sum(axis=2)
+    groups["scaled_sum"] = scale * groups["sum"].astype(np.float32)
+    return groups.view(np.uint8).reshape(count, -1)
 
 
-def dequantized(acts: NDArray[np.uint8], k: int) -> Floats:
-    """[rows, K] float32 of quantized rows."""
-    groups = np.ascontiguousarray(acts[:, : k // GROUP * ACT_GROUP.itemsize]).view(ACT_GROUP)
-    values: Floats = groups["x"] * groups["scale"][:, :, None]
-    return values.reshape(len(acts), k)
+def dequantized(acts: NDArray[np.uint8], k: int, span: int) -> Floats:
+    """[rows, K] float32 of quantized rows, rests included."""
+    groups = np.ascontiguousarray(acts[:, : act_bytes(k, span)]).view(ACT_GROUP)
+    values: Floats = (groups["x"] * groups["scale"][:, :, None]).reshape(len(acts), -1, k)
+    values = values.sum(axis=1, dtype=np.float32)
+    return values

@@ -34,7 +34,7 @@ class LinearArgs:
 
     @property
     def quantized(self) -> bool:
-        return self.head[5] == Imm(1)
+        return self.head[5] != Imm(0)
 
 
 def number(args: Iterator[Arg]) -> int:

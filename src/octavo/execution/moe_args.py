@@ -25,7 +25,14 @@ class Stage:
 
     @property
     def quantized(self) -> bool:
-        return self.rows[1] == Imm(1)
+        return self.span != 0
+
+    @property
+    def span(self) -> int:
+        found = self.rows[1]
+        if not isinstance(found, Imm):
+            raise TypeError(f"{found} is no span")
+        return found.value
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.execution.check import (
-    ACT_GROUP,
     BOUND,
     EXACT,
     ORACLE,
@@ -34,9 +33,9 @@ from octavo.lowering.lowered import LoweredNode
 from octavo.ops.linear import LINEAR
 from octavo.ops.moe import GATINGS, gating_attrs, route_error, routes
 from octavo.ops.op import EPS, TINY
-from octavo.ops.quantize import GROUP, act_row_bytes
+from octavo.ops.quantize import act_bytes
 from octavo.program.graph import Node
-from octavo.quantization.panels import PANEL
+from octavo.quantization.panels import PANEL, kernel_name
 
 Packed = Callable[[str, int], NDArray[np.uint8]]  # weight, expert -> packed anew from the file
 
@@ -103,8 +102,8 @@ class MixtureChecks:
         joined = self._stage(moe, (0, 1), joined=True, op=op, rows=count)
         yield self._joined(node, op, both, joined)
         if moe.second.quantized:
-            used = moe_bytes(joined.shape[1])
-            wanted = library.oracle_quantize(joined)
+            used = act_bytes(joined.shape[1], moe.second.span)
+            wanted = library.oracle_quantize(joined, moe.second.span)
             yield equal(node, "quantize", (), ORACLE, between[:, :used], wanted[:, :used])
         else:
             yield equal(node, "moe", (), EXACT, between, joined, "between the stages")
@@ -145,7 +144,7 @@ class MixtureChecks:
         wanted = self._oracle(op, stage, which, acts[some], experts[some])
         yield equal(node, "moe", (name,), ORACLE, found[some], wanted)
         k = op.operands[2 + which].shape[2].at({})
-        x = (dequantized(acts, k) if stage.quantized else acts).astype(np.float64)
+        x = (dequantized(acts, k, stage.span) if stage.quantized else acts).astype(np.float64)
         ratio = 0.0
         for expert in np.unique(experts):
             mine = experts == expert
@@ -169,7 +168,7 @@ class MixtureChecks:
     def _oracle(self, op: Node, stage: Stage, which: int, acts: Array, experts: Array) -> Floats:
         name, bias = self._names(op, which)
         n, k = (size.at({}) for size in op.operands[2 + which].shape[1:])
-        layout = self._executor.layouts.lowered.weights[name].layout
+        layout = kernel_name(self._executor.layouts.lowered.weights[name].layout, stage.span)
         found = np.zeros((len(acts), n), np.float32)
         for expert in np.unique(experts):
             mine = np.ascontiguousarray(acts[experts == expert])
@@ -200,8 +199,3 @@ class MixtureChecks:
         for at, value in zip(mine, y, strict=True):
             wanted[row[at]] += value * found.routed.weights[row[at], place[at]]
         return equal(node, "moe", (self._names(op, 2)[0],), ORACLE, found.total[rows], wanted[rows], "sum of experts")
-
-
-def moe_bytes(k: int) -> int:
-    """Bytes of a quantized row that are not padding."""
-    return min(act_row_bytes(k), k // GROUP * ACT_GROUP.itemsize)

@@ -40,7 +40,7 @@ from octavo.models.source import WeightSource
 from octavo.program.symbols import Dim
 from octavo.quantization.kv import kv_layout
 
-SCRATCH_MATRIX = 112 * 1024  # what the matrix unit works on (native/kernels/matrix_tile.h, MatrixRoom)
+SCRATCH_MATRIX = 146 * 1024  # what the matrix unit works on (native/kernels/matrix_super.h, SuperRoom)
 SCRATCH_TILE = 512 * 1024  # output tile of a thread: 1,024 rows x 128 columns of float, half of an L2
 
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from octavo.checkpoints.checkpoint import Checkpoint
 from octavo.execution.check import (
-    ACT_GROUP,
     BOUND,
     EXACT,
     ORACLE,
@@ -43,9 +42,9 @@ from octavo.kernels.reference.sample import sample
 from octavo.lowering.lowered import LoweredNode, WeightArg
 from octavo.lowering.phases import IN_ROWS
 from octavo.ops.op import EPS, op_of
-from octavo.ops.quantize import GROUP, act_row_bytes
+from octavo.ops.quantize import act_bytes, act_row_bytes, span_of
 from octavo.program.graph import Node, Value
-from octavo.quantization.panels import PANEL, layout_named, pack_into, packed_bytes
+from octavo.quantization.panels import PANEL, kernel_name, layout_named, pack_into, packed_bytes
 
 BF16_EPS = 2.0**-9  # avx512bf16 rounds q and p of attention over bf16 pages
 COLUMNS = 4096  # of a product that are bounded at a time: keeps float64 copies small
@@ -182,8 +181,8 @@ class NodeChecks:
             return
         self._place(node)
         self._probes.products(linear, rows)
-        found = self._bytes(linear.acts.buffer, rows, act_row_bytes(x.shape[1]))
-        yield self._quantized(node, found, x)
+        found = self._bytes(linear.acts.buffer, rows, act_row_bytes(x.shape[1], before[-1].attrs["span"]))
+        yield self._quantized(node, before[-1], found, x)
         yield found
 
     def _steps(
@@ -197,8 +196,8 @@ class NodeChecks:
             if name == "linear":
                 continue
             if name == "quantize":
-                found = self._bytes(node.writes[op.output.name], rows, act_row_bytes(op.output.width))
-                yield self._quantized(node, found, have[data])
+                found = self._bytes(node.writes[op.output.name], rows, act_row_bytes(op.output.width, op.attrs["span"]))
+                yield self._quantized(node, op, found, have[data])
             elif name == "kv_write":
                 yield self._written(node, op, have[data])
             else:
@@ -218,17 +217,17 @@ class NodeChecks:
 
     def _product(self, node: LoweredNode, op: Node, acts: Array, quantized: bool, found: Floats) -> Iterator[Check]:
         """Bits against the oracle on freshly packed weights; the same product in float32 within its bound."""
-        name, k = op.operands[1].name, op.operands[1].width
+        name, k, span = op.operands[1].name, op.operands[1].width, span_of(op.operands[0])
         place = self._plan.layouts.places[name]
         packed = self._packed(name)
         rows = min(len(acts), max(2, ORACLE_PRODUCTS // (place.n * k)))
         some = np.ascontiguousarray(acts[:rows])
         panels = -(-place.n // PANEL)
         wanted = library.oracle_linear(
-            place.layout, packed, k, some.view(np.uint8), rows=rows, panels=panels, fused=self._fused
+            kernel_name(place.layout, span), packed, k, some.view(np.uint8), rows=rows, panels=panels, fused=self._fused
         )
         yield equal(node, "linear", (name,), ORACLE, found[:rows], wanted[:, : place.n])
-        x = dequantized(acts, k) if quantized else acts
+        x = dequantized(acts, k, span) if quantized else acts
         weight = self._reference.weights[name].numpy()
         ratio = 0.0
         for first in range(0, place.n, COLUMNS):
@@ -255,10 +254,10 @@ class NodeChecks:
             ratio = max(ratio, worst_ratio(found[row], wanted[row], bound.reshape(-1)))
         return Check(f"{node!r}", node.region, "attention", (), BOUND, ratio)
 
-    def _quantized(self, node: LoweredNode, found: Array, x: Floats) -> Check:
-        k = x.shape[1]
-        used = k + k // GROUP * 8 + k // 16 * 4
-        return equal(node, "quantize", (), ORACLE, found[:, :used], library.oracle_quantize(x)[:, :used])
+    def _quantized(self, node: LoweredNode, op: Node, found: Array, x: Floats) -> Check:
+        span = op.attrs["span"]
+        used = act_bytes(x.shape[1], span)
+        return equal(node, "quantize", (), ORACLE, found[:, :used], library.oracle_quantize(x, span)[:, :used])
 
     def _written(self, node: LoweredNode, op: Node, x: Floats) -> Check:
         """The rows in their pages, against their rounding."""
@@ -294,8 +293,8 @@ class NodeChecks:
         for name, buffer in node.writes.items():
             value = node.origin.outputs[name]
             if value.dtype == "acts":
-                k = value.width
-                found.append(self._bytes(buffer, rows, act_row_bytes(k))[:, : k // GROUP * ACT_GROUP.itemsize])
+                k, span = value.width, span_of(value)
+                found.append(self._bytes(buffer, rows, act_row_bytes(k, span))[:, : act_bytes(k, span)])
             elif value.dtype == "f32":
                 found.append(self._floats(node, value, rows))
         for op in node.origin.nodes:

@@ -15,6 +15,7 @@ from octavo.config import EngineConfig
 from octavo.errors import ConfigError, DoesNotFit
 from octavo.execution.native import Bounds, Layouts, Regions, lay_out
 from octavo.execution.step import PAGE_TOKENS
+from octavo.kernels import library
 from octavo.lowering.layouts import outer_weights, routing_weights
 from octavo.lowering.lower import LoweringFacts, lower
 from octavo.lowering.lowered import Lowered
@@ -191,6 +192,7 @@ def _lower(
         max_model_len=context,
         kv_dtype="float32" if whole else kv_dtype(config.kv_cache_dtype).name,  # nothing is kept: exact, and small
         threads=threads,
+        sums=library.sums_super_blocks(config.isa),
     )
     return _Lowered(lower(programs, facts), sources, context, rows, model.vocab_size, pooling)
 

@@ -33,6 +33,11 @@ def runnable_variants() -> list[str]:
     return list(_native.variants())
 
 
+def sums_super_blocks(isa: str) -> bool:
+    """Whether kernels of a variant ("auto": the best here) sum super-blocks in integers: only the matrix unit gains."""
+    return (runnable_variants()[0] if isa == "auto" else isa) == "amx"
+
+
 def new_machine(*, isa: str, threads: int, scratch_bytes: int) -> Any:
     """A native Machine. isa: a variant's name or "auto"; scratch_bytes: per thread.
 
@@ -62,11 +67,14 @@ def oracle_linear(layout: str, weights: npt.NDArray[np.uint8], k: int, acts: npt
     return out
 
 
-def oracle_quantize(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """[rows, K] -> quantized rows [rows, act_row_bytes(K)], as every kernel must give them; the padding is zero."""
+def oracle_quantize(x: npt.NDArray[np.float32], span: int) -> npt.NDArray[np.uint8]:
+    """[rows, K] -> quantized rows [rows, act_row_bytes(K, span)], as every kernel must give them; the padding is zero.
+
+    span: values of a row that share a scale, 32 or 256.
+    """
     rows, k = x.shape
     source = np.ascontiguousarray(x, np.float32)
-    out = np.zeros((rows, (k // 32 * 48 + 63) // 64 * 64), np.uint8)
+    out = np.zeros((rows, (k // 32 * 48 * (1 if span == 32 else 2) + 63) // 64 * 64), np.uint8)
     for row in range(rows):
-        _native.oracle_quantize_row(source[row].ctypes.data, k, out[row].ctypes.data)
+        _native.oracle_quantize_row(source[row].ctypes.data, k, span, out[row].ctypes.data)
     return out

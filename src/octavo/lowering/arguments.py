@@ -26,9 +26,10 @@ from octavo.lowering.phases import ENDS, IN_ROWS, PANEL, ColumnGroup, Phase
 from octavo.ops.moe import SHARE_ROWS as MOE_SHARE_ROWS
 from octavo.ops.moe import Gating, block_rows, pairs
 from octavo.ops.op import op_of
-from octavo.ops.quantize import act_row_bytes
+from octavo.ops.quantize import act_row_bytes, span_of
 from octavo.program.graph import Node, Value
 from octavo.program.symbols import Dim, Values
+from octavo.quantization.panels import kernel_name
 
 SHARE_ROWS = 16  # up to this many rows every thread runs the prologue for itself; beyond, once by rows
 NO_POINTER = Imm(0)
@@ -83,7 +84,7 @@ def _embedding(phase: Phase, scope: Scope) -> list[Arg]:
 def _linear(phase: Phase, scope: Scope) -> list[Arg]:
     node = phase.anchor
     rows, k = node.operands[0].shape[0], node.operands[0].width
-    quantized = node.operands[0].dtype == "acts"
+    quantized, span = node.operands[0].dtype == "acts", span_of(node.operands[0])
     norms = [each for each in phase.prologue if each.op.name in IN_ROWS]
     gathers = any(each.op.name == "gather_rows" for each in phase.prologue)
     if phase.source is None:
@@ -92,9 +93,9 @@ def _linear(phase: Phase, scope: Scope) -> list[Arg]:
     if source.ld == 0 or (not quantized and not norms and not gathers and source.ld == k):
         src: list[Arg] = [NO_POINTER, Imm(0), scope.pointer(source)]
     else:
-        acts = scope.temporary("acts", rows, act_row_bytes(k) if quantized else 4 * k)
+        acts = scope.temporary("acts", rows, act_row_bytes(k, span) if quantized else 4 * k)
         src = [scope.pointer(source), Imm(source.ld), scope.pointer(acts)]
-    args: list[Arg] = [DimArg(rows), Imm(k), *src, Imm(int(quantized)), Imm(SHARE_ROWS)]
+    args: list[Arg] = [DimArg(rows), Imm(k), *src, Imm(span), Imm(SHARE_ROWS)]
     args += [StepField("logit_row") if gathers else NO_POINTER, Imm(len(norms))]
     for each in norms:
         args += _inline(f"row.{each.op.name}", _norm(each))
@@ -109,8 +110,12 @@ def _column_group(group: ColumnGroup, scope: Scope) -> list[Arg]:
     args: list[Arg] = [Imm(group.unit), Imm(-(-columns // group.unit)), Imm(columns), Imm(len(group.anchors))]
     for anchor in group.anchors:
         weight = scope.weights[anchor.operands[1].name]
-        args += [WeightArg(weight.name), Fn(f"format.{weight.layout}")]
+        args += [WeightArg(weight.name), _format(weight, span_of(anchor.operands[0]))]
     return args + _epilogue(group, scope)
+
+
+def _format(weight: PackedWeight, span: int) -> Fn:
+    return Fn(f"format.{kernel_name(weight.layout, span)}")
 
 
 def padded_columns(group: ColumnGroup) -> int:
@@ -181,7 +186,7 @@ def _clamps(node: Node, scope: Scope) -> list[Arg]:
 
 
 def _quantize(node: Node, scope: Scope) -> list[Arg]:
-    return [scope.pointer(scope.place(node.output)), Imm(node.output.width)]
+    return [scope.pointer(scope.place(node.output)), Imm(node.output.width), Imm(node.attrs["span"])]
 
 
 STEPS: dict[str, Callable[[Node, Scope], list[Arg]]] = {
@@ -219,9 +224,9 @@ def _moe(phase: Phase, scope: Scope) -> list[Arg]:
     mixtures = sum(each.op.name == "moe" for each in node.output.program.nodes)
     active = scope.lasting("experts_active", 8 * mixtures)
     inner = int(gate.shape[1].at({}))
-    between = scope.temporary("inner", pairs(node), act_row_bytes(inner) if attrs["quantized"] else 4 * inner)
-    at = scope.pointer(between)
-    left = _inline("tile.quantize", [at, Imm(inner)]) if attrs["quantized"] else _inline("tile.store", [at, Imm(inner)])
+    between = scope.temporary("inner", pairs(node), act_row_bytes(inner, attrs["span"]) if attrs["span"] else 4 * inner)
+    at, span = scope.pointer(between), Imm(attrs["span"])
+    left = _inline("tile.quantize", [at, Imm(inner), span]) if span.value else _inline("tile.store", [at, Imm(inner)])
     gating = Gating(attrs["gating"], attrs["alpha"], attrs["limit"])
     numbers: list[Arg] = [FloatBits(value) for value in gating.attrs.values()]
     rows = scope.place(x)
@@ -231,21 +236,21 @@ def _moe(phase: Phase, scope: Scope) -> list[Arg]:
         DimArg(x.shape[0]), logits_at, ld, Imm(gate.shape[0].at({})), Imm(attrs["chosen"]), Imm(int(attrs["over_all"])),
         Imm(MOE_SHARE_ROWS), _workspace(node, scope)[0], Imm(block_rows(node)),
         ArenaArg(active.buffer, active.row_bytes, 8 * attrs["mixture"]),
-        scope.pointer(rows), Imm(int(x.dtype == "acts")), Imm(x.width), Imm(inner),
-        *_stack(node.operands[2:4], biases[:2], scope),
+        scope.pointer(rows), Imm(span_of(x)), Imm(x.width), Imm(inner),
+        *_stack(node.operands[2:4], biases[:2], span_of(x), scope),
         Imm(2), *_inline(f"tile.{gating.name}", numbers), *left,
-        at, Imm(int(attrs["quantized"])), Imm(inner), Imm(node.output.width),
-        *_stack(node.operands[4:5], biases[2:], scope),
+        at, span, Imm(inner), Imm(node.output.width),
+        *_stack(node.operands[4:5], biases[2:], span.value, scope),
         *_epilogue(phase.groups[0], scope),
     ]  # fmt: skip
 
 
-def _stack(weights: Sequence[Value], biases: Sequence[Value], scope: Scope) -> list[Arg]:
+def _stack(weights: Sequence[Value], biases: Sequence[Value], span: int, scope: Scope) -> list[Arg]:
     """{number of weights, each {weight, format, bias}}."""
     args: list[Arg] = [Imm(len(weights))]
     for at, value in enumerate(weights):
         weight = scope.weights[value.name]
-        args += [WeightArg(weight.name), Fn(f"format.{weight.layout}")]
+        args += [WeightArg(weight.name), _format(weight, span)]
         args.append(TableArg(biases[at].name) if biases else NO_POINTER)
     return args
 

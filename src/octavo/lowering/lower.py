@@ -15,7 +15,7 @@ from octavo.lowering.lowered import ArenaArg, Buffer, Lowered, LoweredNode, Lowe
 from octavo.lowering.numerics import quantize_activations, widened_weights
 from octavo.lowering.phases import Phase, form_phases
 from octavo.ops.op import op_of
-from octavo.ops.quantize import act_row_bytes
+from octavo.ops.quantize import act_row_bytes, span_of
 from octavo.ops.sample import sample
 from octavo.program.check import check
 from octavo.program.graph import Node, Program, Value
@@ -31,7 +31,7 @@ class LoweringFacts:
     """What lowering must know besides the Programs.
 
     formats: the weights' formats by name. max_rows: T, token rows of a step; max_seqs: S; max_model_len: positions.
-    threads: of the team, sizes the sampler's workspace.
+    threads: of the team, sizes the sampler's workspace. sums: super-blocks are summed in integers (numerics.py).
     """
 
     formats: Mapping[str, str]
@@ -40,6 +40,7 @@ class LoweringFacts:
     max_model_len: int
     kv_dtype: str = "bf16"
     threads: int = 16
+    sums: bool = False
 
     @property
     def bounds(self) -> Values:
@@ -61,7 +62,7 @@ def lower(programs: Mapping[str, Program], facts: LoweringFacts) -> Lowered:
     An input that has the name of an earlier Program's output is that output, in the arena until the step ends. Raises
     UnsupportedModel where a phase cannot take a node or a format is not built.
     """
-    chosen = {name: quantize_activations(program, facts.formats) for name, program in programs.items()}
+    chosen = {name: quantize_activations(program, facts.formats, facts.sums) for name, program in programs.items()}
     if "head" in chosen and "logits" in chosen["head"].outputs:
         chosen["sample"] = sampler(chosen["head"].outputs["logits"].width)
     use = weight_use(chosen.values())
@@ -170,7 +171,7 @@ class _Places:
                 if value.dtype == "f32" and (value in self.stored or node.op.name == "add"):  # tile.add always stores
                     self._new(name, value, 4 * width, width, self._taken_over(node))
                 elif value.dtype == "acts":
-                    self._new(name, value, act_row_bytes(value.width), 0, None)
+                    self._new(name, value, act_row_bytes(value.width, span_of(value)), 0, None)
 
     def _taken_over(self, node: Node) -> str | None:
         """The buffer of a residual that ends with this addition: each element is read and written by one thread."""

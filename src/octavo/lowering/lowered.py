@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from octavo.program.graph import Program, StateGroup, Table
 from octavo.program.symbols import Dim
@@ -175,3 +176,13 @@ class Lowered:
     def nodes(self) -> Iterator[LoweredNode]:
         for program in self.programs.values():
             yield from program.nodes
+
+    def multiplied(self) -> dict[str, str]:
+        """Weights of products -> the native name of the format that they are multiplied as."""
+        return {
+            weight.name: entry.name.removeprefix("format.")
+            for node in self.nodes()
+            if node.name in ("linear", "moe")
+            for weight, entry in pairwise(node.args)
+            if isinstance(weight, WeightArg) and isinstance(entry, Fn)
+        }

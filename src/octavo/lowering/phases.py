@@ -204,12 +204,16 @@ class _Former:
         return True
 
     def _fits(self, node: Node, phase: Phase, group: ColumnGroup) -> bool:
-        """Whether the op's locality is at most the column unit; heads widen the unit of a linear."""
+        """Whether the op's locality is at most the column unit; heads and spans widen the unit of a linear."""
         locality = op_of(node).locality
+        span = node.attrs["span"] if locality == Locality.GROUP else 1
         if phase.kernel == ROWS:
-            return locality != Locality.GROUP or group.columns % PANEL == 0
+            return bool(group.columns % span == 0)
         if locality == Locality.GROUP:
-            return group.unit % PANEL == 0 and group.columns % PANEL == 0
+            if group.columns % span or (phase.anchor.op.name != "linear" and group.unit % span):
+                return False
+            group.unit = lcm(group.unit, span)
+            return True
         if locality == Locality.HEAD:
             head_dim = node.attrs["head_dim"]
             if len(group.anchors) > 1 or (phase.anchor.op.name != "linear" and group.unit % head_dim):

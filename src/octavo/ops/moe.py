@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from octavo.ops import activation, linear
 from octavo.ops.op import EPS, TINY, Array, Attrs, Contract, Floats64, Locality, Op, Results, gamma
-from octavo.ops.quantize import GROUP, act_row_bytes
+from octavo.ops.quantize import GROUP, act_row_bytes, span_of
 from octavo.program.graph import Node, Value
 from octavo.program.symbols import Dim, Sum, Values, experts_active
 
@@ -104,7 +104,7 @@ def _bound(
         g, dg = _product(wide[row], gate[expert], gate_bias[expert], quantized)
         u, du = _product(wide[row], up[expert], up_bias[expert], quantized)
         h, dh = _joined(attrs, g, dg, u, du)
-        if attrs["quantized"]:
+        if attrs["span"]:
             largest = (np.abs(h) + dh).reshape(len(h), -1, GROUP).max(axis=2, initial=0.0)
             dh = dh + np.repeat(largest, GROUP, axis=1) / 127
         y, dy = _product(h, down[expert], down_bias[expert], quantized)
@@ -178,7 +178,7 @@ def pairs(node: Node) -> Dim:
 def row_bytes(node: Node) -> int:
     """Of a row of x, as products read it."""
     x = node.operands[0]
-    return act_row_bytes(x.width) if x.dtype == "acts" else 4 * x.width
+    return act_row_bytes(x.width, span_of(x)) if x.dtype == "acts" else 4 * x.width
 
 
 def block_rows(node: Node) -> int:
@@ -193,5 +193,5 @@ def moe(
     before = sum(node.op.name == MOE.name for node in x.program.nodes)
     return MOE(
         x, logits, *experts, *biases, mixture=before, chosen=routing.chosen, over_all=routing.over_all,
-        gating=gating.name, alpha=gating.alpha, limit=gating.limit, quantized=False,
+        gating=gating.name, alpha=gating.alpha, limit=gating.limit, span=0,
     )  # fmt: skip

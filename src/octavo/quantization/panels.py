@@ -31,7 +31,10 @@ class PackedLayout:
     block_bytes: int
     group: int = 0  # k that share a scale; 0 for floats
     zero_point: int = 0  # value = d * (code - zero_point) + m
+    span: int = 32  # values of a row of activations that may share a scale where kernels sum super-blocks in integers
 
+
+SUPER = 256  # of groups with whole numbers as scales below one float (native/kernels/super_tile.h)
 
 # id -> layout; each takes the bytes of the file but those of i-quants and TQ1_0. A kernel knows the layout alone, so
 # zero points belong to it.
@@ -42,13 +45,13 @@ LAYOUTS = {
     "q5_1.p32.k4.1": PackedLayout("q5_1.p32.k4.1", "u5", 32, 768, 32),
     "q8_0.p32.k4.1": PackedLayout("q8_0.p32.k4.1", "u8", 32, 1088, 32, 128),
     "int8.p32.k4.1": PackedLayout("int8.p32.k4.1", "u8", 32, 1152, 32, 128),
-    "q2_k.p32.k4.1": PackedLayout("q2_k.p32.k4.1", "q2_k", 256, 2688, 16),
-    "q3_k.p32.k4.1": PackedLayout("q3_k.p32.k4.1", "q3_k", 256, 3520, 16, 4),
-    "q4_k.p32.k4.1": PackedLayout("q4_k.p32.k4.1", "q4_k", 256, 4608, 32),
-    "q5_k.p32.k4.1": PackedLayout("q5_k.p32.k4.1", "q5_k", 256, 5632, 32),
-    "q6_k.p32.k4.1": PackedLayout("q6_k.p32.k4.1", "q6_k", 256, 6720, 16, 32),
+    "q2_k.p32.k4.1": PackedLayout("q2_k.p32.k4.1", "q2_k", 256, 2688, 16, 0, SUPER),
+    "q3_k.p32.k4.1": PackedLayout("q3_k.p32.k4.1", "q3_k", 256, 3520, 16, 4, SUPER),
+    "q4_k.p32.k4.1": PackedLayout("q4_k.p32.k4.1", "q4_k", 256, 4608, 32, 0, SUPER),
+    "q5_k.p32.k4.1": PackedLayout("q5_k.p32.k4.1", "q5_k", 256, 5632, 32, 0, SUPER),
+    "q6_k.p32.k4.1": PackedLayout("q6_k.p32.k4.1", "q6_k", 256, 6720, 16, 32, SUPER),
     "iq4_nl.p32.k4.1": PackedLayout("iq4_nl.p32.k4.1", "iq4_nl", 32, 576, 32, 128),
-    "iq4_xs.p32.k4.1": PackedLayout("iq4_xs.p32.k4.1", "iq4_xs", 256, 4352, 32, 128),
+    "iq4_xs.p32.k4.1": PackedLayout("iq4_xs.p32.k4.1", "iq4_xs", 256, 4352, 32, 128, SUPER),
     "mxfp4.p32.k4.1": PackedLayout("mxfp4.p32.k4.1", "mxfp4", 32, 544, 32, 12),
     "iq3_s.p32.k4.1": PackedLayout("iq3_s.p32.k4.1", "iq3_s", 256, 4416, 32, 128),
     "iq3_xxs.p32.k4.1": PackedLayout("iq3_xxs.p32.k4.1", "iq3_xxs", 256, 4416, 32, 128),
@@ -69,6 +72,11 @@ CHUNK_ELEMENTS = 1 << 20  # weights handled at a time: bounds the temporary arra
 def layout_named(layout_id: str) -> PackedLayout:
     """The layout of an id. Raises KeyError: ids come from our own tables."""
     return LAYOUTS[layout_id]
+
+
+def kernel_name(layout_id: str, span: int) -> str:
+    """What the native formats call a layout that meets rows of a span (native/kernel.h, act_row_bytes)."""
+    return f"{layout_id}.s{SUPER}" if span == SUPER else layout_id
 
 
 def layout_for(fmt: Format, k: int) -> PackedLayout:

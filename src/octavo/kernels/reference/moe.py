@@ -31,7 +31,7 @@ def moe(
 ) -> Tensor:
     """x [T, D], logits [T, E], gate and up [E, I, D], down [E, D, I], biases [E, I], [E, I], [E, D] or none -> [T, D].
 
-    attrs: those of the op; quantized: the rows between the products are.
+    attrs: those of the op; span: of the rows between the products, 0 where they are floats.
     """
     rows = x.dequantize() if isinstance(x, QuantizedRows) else x
     ids, weights = route(logits, attrs["chosen"], attrs["over_all"])
@@ -44,7 +44,7 @@ def moe(
         if biases:
             product = [each + bias[expert] for each, bias in zip(product, biases, strict=False)]
         inner = join(*product, **numbers)
-        y = linear(quantize(inner) if attrs["quantized"] else inner, down[expert])
+        y = linear(quantize(inner, attrs["span"]) if attrs["span"] else inner, down[expert])
         if biases:
             y = y + biases[2][expert]
         out = out.index_add(0, row, y * weights[row, place].unsqueeze(1))
