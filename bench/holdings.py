@@ -12,7 +12,7 @@ import psutil
 
 from tests.server.live import Live
 
-WARM_UP = 1500  # requests of a process's life that do not count for its slope
+WARM_UP = 3000  # requests of a process's life that do not count for its slope: caches fill, of constraints to 64 MiB
 MIB = 1 << 20
 Samples = dict[int, list[tuple[int, int]]]  # pid -> (requests so far, bytes), one after the other
 

@@ -269,6 +269,10 @@ async def idle(live: Live, requests: Requests) -> dict[str, Holding]:
     await exchange(live.port, requests.schema(), None, False, False)
     tokenize = Ask("small", "POST", "/tokenize", b'{"prompt": "%s"}' % (b"a b " * 500), fine)
     await asyncio.gather(*(exchange(live.port, tokenize, None, False, False) for _ in range(64)))  # every thread
+    ask: Ask | None = requests.file()
+    while ask is not None:  # files are read by threads of their own
+        _, body = await exchange(live.port, ask, None, False, False) or (0, b"")
+        ask = ask.then(body)
     await asyncio.sleep(8)  # streams that were left are kept for so long (--stream-grace)
     await asyncio.to_thread(live.wait_idle, 120)
     return holdings(live)

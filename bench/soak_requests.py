@@ -91,7 +91,7 @@ class Requests:
         self._probes = probes()
         self.answers: dict[int, dict[Any, Any]] = {}
         self._kinds: tuple[tuple[int, Callable[[], Ask]], ...] = (
-            (30, self.probe), (12, self.chat), (8, self.completion), (6, self.schema), (4, self.own_schema),
+            (30, self.probe), (12, self.chat), (8, self.completion), (6, self.schema), (12, self.own_schema),
             (6, self.tools), (6, self.messages), (6, self.ollama), (5, self.response), (3, self.llama),
             (4, self.small), (2, self.file), (1, self.batch), (2, self.malformed), (5, self.long),
         )  # fmt: skip
