@@ -28,7 +28,7 @@ import openai
 from bench.server import serve
 
 DATA = Path(__file__).parent / "data" / "tool_calls.json"
-TOKENS = 600  # of an answer at most
+TOKENS = 1500  # of an answer at most
 FLAGS = ("--max-model-len", "4096", "--kv-cache-memory", "1GiB", "--served-model-name", "model")
 
 
