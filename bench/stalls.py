@@ -75,7 +75,7 @@ class Probe(threading.Thread):
         self._port, self._ending = port, False
 
     def run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=300)
         while not self._ending:
             begin = time.perf_counter()
             connection.request("GET", "/live")
