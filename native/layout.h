@@ -4,8 +4,8 @@
 #include <cstdint>
 namespace octavo {
 constexpr int64_t kMagic = 87150594971215;
-constexpr int64_t kAbi = 2;
-constexpr int64_t kLayoutHash = 58523946533848146;
+constexpr int64_t kAbi = 3;
+constexpr int64_t kLayoutHash = 59057011316054842;
 constexpr int kMaxTopLogprobs = 20;
 constexpr int kMaxStopIds = 64;
 constexpr int kMaxLogitBias = 1024;

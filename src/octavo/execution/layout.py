@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from octavo.sampling_params import SAMPLER_CODES
 
-ABI = 2
+ABI = 3
 MAX_TOP_LOGPROBS = 20  # as in vLLM: --max-logprobs 20
 MAX_STOP_IDS = 64  # eos ids and stop_token_ids of one request
 MAX_LOGIT_BIAS = 1024  # entries of logit_bias of one request
