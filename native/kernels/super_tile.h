@@ -23,6 +23,19 @@ struct SuperRows {
   const ActGroup& group(i64 r, i64 s) const { return at[r][s]; }
 };
 
+// Sums of activations times minima of step s.
+template <class W, int R, int NV, class Half>
+inline OCTAVO_INLINE void minima_step(const uint8_t* w, i64 s, Half half, const SuperRows<R>& rows, simd::I (&sums)[R][NV]) {
+  using namespace simd;
+  unroll<0, NV>([&](auto v) OCTAVO_INLINE {
+    const I minima = minima_of<W>(w, s, half(v.value));
+    unroll<0, R>([&](auto r) OCTAVO_INLINE {
+      I& to = sums[r.value][v.value];
+      to = dot_i16(to, minima, bcast4(reinterpret_cast<const int8_t*>(rows.group(r.value, s).sum16)));
+    });
+  });
+}
+
 // R rows x NV vectors of the super-block at w, into out[row[r]], which the first `fresh` rows begin and the others go on from.
 template <class W, int R, int NV>
 void super_block(const uint8_t* w, int half, Ahead& next, const SuperRows<R>& rows, const i64* row, i64 fresh, float* out,
@@ -30,8 +43,12 @@ void super_block(const uint8_t* w, int half, Ahead& next, const SuperRows<R>& ro
   using namespace simd;
   const auto side = [&](int v) OCTAVO_INLINE { return NV == 1 ? half : v; };
   Ahead ahead = next;
-  I sums[R][NV];
-  unroll<0, R>([&](auto r) OCTAVO_INLINE { unroll<0, NV>([&](auto v) OCTAVO_INLINE { sums[r.value][v.value] = zeroi(); }); });
+  // Of few rows minima go along, since their bits lie with those of the scales; of many there are no registers for both.
+  constexpr bool kAlong = W::kMin && R <= 2;
+  I sums[R][NV], of_minima[R][NV];
+  unroll<0, R>([&](auto r) OCTAVO_INLINE {
+    unroll<0, NV>([&](auto v) OCTAVO_INLINE { sums[r.value][v.value] = of_minima[r.value][v.value] = zeroi(); });
+  });
   for (i64 s = 0; s < kSuperSteps; s++) {
     if (ahead.from < ahead.end) {
       for (i64 i = 0; i < ahead.lines; i++, ahead.from += 64) prefetch(ahead.from);
@@ -47,6 +64,7 @@ void super_block(const uint8_t* w, int half, Ahead& next, const SuperRows<R>& ro
         });
       });
     });
+    if constexpr (kAlong) minima_step<W>(w, s, side, rows, of_minima);
   }
   next = ahead;
   F t[R][NV];
@@ -55,20 +73,13 @@ void super_block(const uint8_t* w, int half, Ahead& next, const SuperRows<R>& ro
     unroll<0, R>([&](auto r) OCTAVO_INLINE { t[r.value][v.value] = mul(d, to_f(sums[r.value][v.value])); });
   });
   if constexpr (W::kMin) {
-    unroll<0, R>([&](auto r) OCTAVO_INLINE { unroll<0, NV>([&](auto v) OCTAVO_INLINE { sums[r.value][v.value] = zeroi(); }); });
-    for (i64 s = 0; s < kSuperSteps; s++) {
-      unroll<0, NV>([&](auto v) OCTAVO_INLINE {
-        const I minima = minima_of<W>(w, s, side(v.value));
-        unroll<0, R>([&](auto r) OCTAVO_INLINE {
-          I& to = sums[r.value][v.value];
-          to = dot_i16(to, minima, bcast4(reinterpret_cast<const int8_t*>(rows.group(r.value, s).sum16)));
-        });
-      });
+    if constexpr (!kAlong) {
+      for (i64 s = 0; s < kSuperSteps; s++) minima_step<W>(w, s, side, rows, of_minima);
     }
     unroll<0, NV>([&](auto v) OCTAVO_INLINE {
       const F e = W::e(w, side(v.value));
       unroll<0, R>([&](auto r) OCTAVO_INLINE {
-        t[r.value][v.value] = fma(e, to_f(sums[r.value][v.value]), t[r.value][v.value]);
+        t[r.value][v.value] = fma(e, to_f(of_minima[r.value][v.value]), t[r.value][v.value]);
       });
     });
   }
