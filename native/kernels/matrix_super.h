@@ -1,7 +1,7 @@
 // Super-blocks on the matrix unit of a processor (AMX, int8): 16 rows x 32 columns x 256 k at a time. Whole numbers throughout,
 // so every bit is that of super_tile.h. Knows packed panels and activation rows; nothing of phases, threads or models.
 //
-// Codes times the scales of their groups need up to 13 bits: they are cut into two planes of bytes, high << kShift plus low, and
+// Codes times the scales of their groups need up to 13 bits: they are cut into two planes of bytes, high << kBits plus low, and
 // the unit sums each over all 256 k: 64 k a product, where groups of 32 with a float each fill half of it and are stored
 // and scaled eight times as often (matrix_tile.h). Without signs a plane is codes times three bits of the scale, at most
 // 255: one product of 16 bits does two bytes. Minima meet the sums of activations as bf16, cut into multiples of 16 and the rest,
