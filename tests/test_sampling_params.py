@@ -89,6 +89,7 @@ REFUSED: dict[str, list[Any]] = {
     "dry_penalty_last_n": [-2, 2**31],
     "dry_sequence_breakers": [[""], ["x"] * 65, 5],
     "structured_outputs": ["json", 5, [{}], True],
+    "grammar_close": [1, "yes"],
     "samplers": ["top_k;magic", ["top_k", "top_k"], [1], 5, ["temp", "temperature"]],
 }  # fmt: skip
 

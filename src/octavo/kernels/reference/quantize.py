@@ -32,7 +32,8 @@ def quantize(x: Tensor, span: int) -> QuantizedRows:
     """x [M, K] float32: scale = max|v| / 127 of `span` columns, to nearest, ties to even; zeros stay zero."""
     groups = x.unflatten(-1, (-1, span))
     largest = groups.abs().amax(-1)
-    inverse = torch.where(largest > 0, 127 / largest, torch.zeros_like(largest))
+    # a division of its own: 127 / tensor is a product with the reciprocal, rounded twice
+    inverse = torch.where(largest > 0, torch.full_like(largest, 127).div(largest), torch.zeros_like(largest))
     values = groups * inverse.unsqueeze(-1)
     scale = largest / 127
     rows = _rows(values.round(), scale)
