@@ -30,11 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from served import Load, described
-from server import Server, serve
+from server import WORDS, Server, serve
 
 from octavo.execution.ceilings import measure
 
-WORDS = ("river", "stone", "light", "winter", "paper", "seven", "green", "under", "table", "song", "window", "cloud")
 SLOTS, TOKENS, TIMES = 16, 64, 5
 STREAMS, LENGTH = 16, 96  # of those whose gaps are measured
 OPEN, STALLED = 1000, 100

@@ -16,6 +16,9 @@ from pathlib import Path
 
 COMMAND = (sys.executable, "-m", "octavo.cli.main", "serve")
 
+# Of prompts that must differ.
+WORDS = ("river", "stone", "light", "winter", "paper", "seven", "green", "under", "table", "song", "window", "cloud")
+
 
 @dataclass
 class Server:

@@ -19,11 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from server import serve
+from server import WORDS, serve
 
 from octavo.server.key_file import key_line
 
-WORDS = ("river", "stone", "light", "winter", "paper", "seven", "green", "under", "table", "song", "window", "cloud")
 WARM_UP = 0.1  # of the time
 
 

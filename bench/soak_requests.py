@@ -63,6 +63,18 @@ def fine(status: int, body: bytes) -> str:
     return "" if status == 200 else f"{status} {body[:300]!r}"
 
 
+def _whole(right: Callable[[dict[str, Any]], bool]) -> Judge:
+    """A chat's answer whose message is right, if its tokens did not run out."""
+
+    def judge(status: int, body: bytes) -> str:
+        if status != 200:
+            return fine(status, body)
+        choice = json.loads(body)["choices"][0]
+        return "" if choice["finish_reason"] == "length" or right(choice["message"]) else f"wrong: {choice}"
+
+    return judge
+
+
 def refused(status: int, body: bytes) -> str:
     """An error of the client's, in some API's shape."""
     if not 400 <= status < 500:
@@ -151,32 +163,18 @@ class Requests:
         message = {"role": "user", "content": self.words(8)}
         body = {"messages": [message], "max_tokens": 48, "temperature": 1, "response_format": form}
 
-        def judge(status: int, data: bytes) -> str:
-            if status != 200:
-                return fine(status, data)
-            choice = json.loads(data)["choices"][0]
-            if choice["finish_reason"] == "length":
-                return ""
-            valid = jsonschema.Draft202012Validator(schema).is_valid(json.loads(choice["message"]["content"]))
-            return "" if valid else f"invalid: {choice}"
-
-        return _post(kind, CHAT, body, judge)
+        valid = jsonschema.Draft202012Validator(schema).is_valid
+        return _post(kind, CHAT, body, _whole(lambda message: valid(json.loads(message["content"]))))
 
     def tools(self) -> Ask:
         message = {"role": "user", "content": self.words(8)}
         body = {"messages": [message], "max_tokens": 64, "tools": [CALL], "tool_choice": "required"}
 
-        def judge(status: int, data: bytes) -> str:
-            if status != 200:
-                return fine(status, data)
-            choice = json.loads(data)["choices"][0]
-            if choice["finish_reason"] == "length":
-                return ""
-            calls = choice["message"].get("tool_calls")
-            known = [json.loads(call["function"]["arguments"])["word"] in ("river", "stone") for call in calls or ()]
-            return "" if known and all(known) else f"no call: {choice}"
+        def right(message: dict[str, Any]) -> bool:
+            words = [json.loads(call["function"]["arguments"])["word"] for call in message.get("tool_calls") or ()]
+            return bool(words) and all(word in ("river", "stone") for word in words)
 
-        return _post("tools", CHAT, body, judge)
+        return _post("tools", CHAT, body, _whole(right))
 
     def messages(self) -> Ask:
         body = {"model": "default", "max_tokens": 24, "messages": [{"role": "user", "content": self.words(30)}]}

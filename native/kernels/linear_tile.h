@@ -24,6 +24,8 @@ namespace {
 
 #define OCTAVO_INLINE __attribute__((always_inline))
 
+inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
+
 // The sizes of tiles follow from the registers: int and float sums of rows x vectors, plus weights, plus one activation.
 #if defined(__AVX512F__)
 // 32 zmm: 6 x 2 tiles hold 12 + 12 sums; floats 6 x 4 hold 24.

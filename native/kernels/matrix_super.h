@@ -25,7 +25,6 @@ namespace {
 constexpr i64 kSuperRows = 256;   // of a call that are arranged together
 constexpr i64 kSuperBlocks = 24;  // of 16 that go through the panels together: rows, then rests of wide ones
 constexpr i64 kTileBytes = 1024;  // of a register
-inline i64 least_of(i64 a, i64 b) { return a < b ? a : b; }
 
 // How a format's scaled codes become planes of bytes.
 template <class W>
@@ -264,7 +263,7 @@ void super_pass(const uint8_t* w, i64 supers, i64 b, i64 panels, const SuperList
     const uint8_t* next = p + 1 < panels ? at + supers * W::kBlock : w + (b + 1) * W::kBlock;
     for (int c = 0; c < 2; c++) super_columns<W>(at, c, room.half(c));
     for (i64 block = 0; block < blocks; block++, next += lines * 64) {
-      const i64 r = block * kMatrixRows, here = least_of(n - r, kMatrixRows);
+      const i64 r = block * kMatrixRows, here = least(n - r, kMatrixRows);
       const uint8_t* rows = room.rows + block * Room::kRowsBytes;
       for (i64 i = 0; i < lines; i++) simd::prefetch(next + i * 64);
       super_dots<W>(rows, room.columns, room.dots);
@@ -282,7 +281,7 @@ void super_linear(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, floa
   const i64 supers = acts.K / 256;
   super_shapes();
   for (i64 r0 = 0; r0 < rows; r0 += kSuperRows) {
-    const i64 r1 = least_of(rows, r0 + kSuperRows);
+    const i64 r1 = least(rows, r0 + kSuperRows);
     for (i64 b = 0; b < supers; b++) {
       SuperList list;
       for (i64 r = r0; r < r1; r++) list.add(&acts.group(r, b * 8), r);
@@ -291,7 +290,7 @@ void super_linear(const uint8_t* w, i64 panels, const Rows& acts, i64 rows, floa
       }
       constexpr i64 kMost = kSuperBlocks * kMatrixRows;
       for (i64 i = 0; i < list.count; i += kMost) {
-        super_pass<W>(w, supers, b, panels, list, i, least_of(list.count - i, kMost), b ? 0 : r1 - r0, out, ld, scratch);
+        super_pass<W>(w, supers, b, panels, list, i, least(list.count - i, kMost), b ? 0 : r1 - r0, out, ld, scratch);
       }
     }
   }

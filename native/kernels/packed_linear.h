@@ -25,8 +25,6 @@
 OCTAVO_BEGIN
 namespace {
 
-inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
-
 template <class W>
 i64 packed_panel(i64 K) {
   return K / W::kSpan * W::kBlock;

@@ -146,7 +146,7 @@ class FlagTable:
         if value is None and rest and (takes or rest[0] in _MAY_TAKE.get(name, ())):
             value = rest.pop(0)
         if name in _ONLY_ONE and value != "1":
-            raise ConfigError(f"{name} {value}: the model runs on this machine's cores alone, as 1.", flag=name)
+            raise ConfigError(f"{name} {value or ''}: the model runs on this machine's cores alone, as 1.", flag=name)
         made.ignored.append(f"{name} ({why})")
 
     def _switched(self, canonical: str, value: str) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from octavo.lowering.lowered import LoweredNode
 from octavo.ops.quantize import GROUP, act_bytes, act_row_bytes
+from octavo.quantization.panels import SUPER
 
 ORACLE, BOUND, EXACT, WHOLE = "scalar oracle, bit-equal", "the op's own bound", "exact", "the node as it is"
 ORACLE_PRODUCTS = 1 << 26  # multiply-adds per weight that the scalar oracle is asked for: it takes 3 ns each
@@ -81,13 +82,14 @@ def quantized_bytes(rows: Any) -> NDArray[np.uint8]:
     """The reference's quantized rows as bytes of native/kernel.h."""
     count, k = rows.x.shape
     parts = [_groups(rows)] + ([] if rows.rests is None else [_groups(rows.rests)])
-    out = np.zeros((count, act_row_bytes(k, GROUP * 8 ** (len(parts) - 1))), np.uint8)
+    out = np.zeros((count, act_row_bytes(k, GROUP if rows.rests is None else SUPER)), np.uint8)
     both = np.concatenate(parts, axis=1)
     out[:, : both.shape[1]] = both
     return out
 
 
 def _groups(rows: Any) -> NDArray[np.uint8]:
+    """[M, K / 32 groups] of ACT_GROUP as bytes, of rows or of their rests."""
     x, scale = rows.x.numpy(), rows.scale.numpy()
     count, k = x.shape
     groups = np.zeros((count, k // GROUP), ACT_GROUP)
@@ -102,6 +104,6 @@ def _groups(rows: Any) -> NDArray[np.uint8]:
 def dequantized(acts: NDArray[np.uint8], k: int, span: int) -> Floats:
     """[rows, K] float32 of quantized rows, rests included."""
     groups = np.ascontiguousarray(acts[:, : act_bytes(k, span)]).view(ACT_GROUP)
-    values: Floats = (groups["x"] * groups["scale"][:, :, None]).reshape(len(acts), -1, k)
-    values = values.sum(axis=1, dtype=np.float32)
+    parts = (groups["x"] * groups["scale"][:, :, None]).reshape(len(acts), -1, k)
+    values: Floats = parts.sum(axis=1, dtype=np.float32)
     return values

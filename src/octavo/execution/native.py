@@ -108,7 +108,9 @@ def page_ops(bounds: Bounds) -> int:
 def thread_scratch(lowered: Lowered) -> int:
     """Bytes of scratch of one thread: 16 rows of activations, an unpacked panel, a tile."""
     longest = max((weight.k for weight in lowered.weights.values()), default=0)
-    acts = 16 * 4 * longest  # 16 rows per thread (SHARE_ROWS); a quantized row takes half of a float row
+    acts = (
+        16 * 4 * longest
+    )  # 16 rows per thread (SHARE_ROWS); a quantized row takes half of a float row, with rests 3/4
     panel = max(2 * 32 * longest + 16 * longest, SCRATCH_MATRIX)  # two panels of bytes, scales and minima
     own = max((node.scratch for node in lowered.nodes()), default=0)
     return -(-(max(acts, own) + panel + SCRATCH_TILE) // 4096) * 4096

@@ -115,6 +115,7 @@ def _column_group(group: ColumnGroup, scope: Scope) -> list[Arg]:
 
 
 def _format(weight: PackedWeight, span: int) -> Fn:
+    """The native format of a weight that meets rows of this span."""
     return Fn(f"format.{kernel_name(weight.layout, span)}")
 
 
